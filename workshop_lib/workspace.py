@@ -1,0 +1,278 @@
+"""Where a learner's artefacts live, and how they come to be.
+
+A workspace is a folder (`WORKSHOP_HOME`, default `runs/default` of this checkout). Every stage owns one sub-folder, written
+under a temporary name and renamed when it is complete, so that a crash, a full disk or a `kill -9` leaves
+either the old artefact or none. `meta.json` beside the artefact records where it came from: settings, seed,
+the hashes of its inputs, library versions, seconds. An artefact whose settings or inputs have changed is stale
+and is built anew.
+
+Notable choices
+- A stage is identified by a fingerprint of what it reads (its profile section, seed, data files, and the content hashes
+  of its inputs), so turning one knob rebuilds only what stands on it.
+- The temporary folder is named by that fingerprint and survives an interruption: a stage that keeps
+  checkpoints in it (pretraining) goes on from there when it is started again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from workshop_lib import WorkshopError, __version__
+from workshop_lib.profile import Profile, get_profile
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the course: `build` is 'module:function', called with a `Job` and returning flat metrics."""
+
+    name: str
+    week: int
+    title: str
+    build: str
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage's build function is given.
+
+    `out` exists and becomes the artefact when the function returns. `settings` is the stage's section of the profile.
+    `data` is a folder of real data in its original formats, or None for the bundled corpora.
+    """
+
+    out: Path
+    inputs: Mapping[str, Path]
+    settings: object
+    seed: int
+    data: Path | None
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage("environment", 1, "환경 점검", "workshop_lib.environment:build"),
+        Stage("corpus", 2, "말뭉치 정제", "workshop_lib.cleaning:build"),
+        Stage("tokenizer", 3, "토크나이저 학습", "workshop_lib.tokenization:build", ("corpus",)),
+        Stage("base_model", 5, "사전학습", "workshop_lib.pretraining:build", ("corpus", "tokenizer")),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder of artefacts together with the settings that they are built with."""
+
+    home: Path
+    profile: Profile
+    data: Path | None = None
+
+    def path(self, stage: str) -> Path:
+        """The folder of a stage's artefact, whether or not it has been built."""
+        return self.home / _stage(stage).name
+
+    def meta(self, stage: str) -> dict | None:
+        """`meta.json` of a finished artefact, or None."""
+        return _read_json(self.path(stage) / "meta.json")
+
+    def metrics(self, stage: str) -> dict[str, float]:
+        """The numbers that a finished stage measured; empty if it has not been built."""
+        return _read_json(self.path(stage) / "metrics.json") or {}
+
+    def status(self, stage: str) -> str:
+        """'missing', 'stale' (settings, data or inputs have changed) or 'ready'."""
+        meta = self.meta(stage)
+        if meta is None:
+            return "missing"
+        if any(self.status(name) != "ready" for name in _stage(stage).inputs):
+            return "stale"
+        return "ready" if meta["fingerprint"] == self._fingerprint(_stage(stage)) else "stale"
+
+    def require(self, stage: str, say: Callable[[str], None] | None = print) -> Path:
+        """The artefact's folder; builds it, and what it needs, when it is missing or stale.
+
+        Raises WorkshopError for an unknown stage, a missing data folder, or a failed build.
+        """
+        spec = _stage(stage)
+        if self.data is not None and not self.data.is_dir():
+            raise WorkshopError(f"데이터 폴더 {self.data}이(가) 없다. --data 또는 WORKSHOP_DATA의 경로를 확인한다.")
+        for name in spec.inputs:
+            self.require(name, say)
+        if self.status(stage) == "ready":
+            return self.path(stage)
+        from filelock import FileLock
+
+        _make_folder(self.home)
+        with FileLock(self.home / f".{stage}.lock"):
+            status = self.status(stage)  # another notebook may have built it while this one waited
+            if status != "ready":
+                if say:
+                    why = "설정이나 입력이 바뀌어 다시 만든다" if status == "stale" else "만든다"
+                    say(f"[{spec.week}주차] {spec.title}: {why}.")
+                self._build(spec)
+        return self.path(stage)
+
+    def lineage(self) -> list[dict]:
+        """Finished artefacts in course order: stage, hash, inputs' hashes, bytes, seconds, status."""
+        rows = []
+        for name in STAGES:
+            if meta := self.meta(name):
+                keep = ("stage", "hash", "inputs", "bytes", "seconds")
+                rows.append({key: meta[key] for key in keep} | {"status": self.status(name)})
+        return rows
+
+    def _inputs(self, spec: Stage) -> dict[str, str]:
+        return {name: (self.meta(name) or {}).get("hash", "") for name in spec.inputs}
+
+    def _settings(self, spec: Stage) -> object:
+        return getattr(self.profile, spec.name, None)
+
+    def _fingerprint(self, spec: Stage) -> str:
+        settings = self._settings(spec)
+        reads_data = self.data is not None and not spec.name == "environment"
+        parts = {
+            "stage": spec.name,
+            "settings": asdict(settings) if settings else None,
+            "seed": self.profile.seed,
+            "inputs": self._inputs(spec),
+            "data": _data_listing(self.data) if reads_data else None,
+        }
+        return _sha256(json.dumps(parts, sort_keys=True).encode())
+
+    def _build(self, spec: Stage) -> None:
+        fingerprint = self._fingerprint(spec)
+        out = self.home / ".partial" / f"{spec.name}-{fingerprint[:12]}"
+        _make_folder(out)
+        job = Job(
+            out=out,
+            inputs={name: self.path(name) for name in spec.inputs},
+            settings=self._settings(spec),
+            seed=self.profile.seed,
+            data=self.data,
+        )
+        module, function = spec.build.split(":")
+        build = getattr(importlib.import_module(module), function)
+        start = time.perf_counter()
+        metrics = build(job)
+        seconds = time.perf_counter() - start
+        _write_json(out / "metrics.json", metrics)
+        files = sorted(p for p in out.rglob("*") if p.is_file() and p.name != "metrics.json")
+        meta = {
+            "stage": spec.name,
+            "week": spec.week,
+            "profile": self.profile.name,
+            "seed": self.profile.seed,
+            "settings": asdict(job.settings) if job.settings else {},
+            "data": str(self.data) if self.data else "bundled",
+            "inputs": self._inputs(spec),
+            "fingerprint": fingerprint,
+            "hash": _content_hash(out, files),
+            "bytes": sum(p.stat().st_size for p in files),
+            "seconds": round(seconds, 2),
+            "peak_rss_mb": round(peak_rss_mb()),
+            "versions": _versions(),
+        }
+        _write_json(out / "meta.json", meta)
+        final = self.path(spec.name)
+        old = self.home / ".partial" / f"{spec.name}-old"
+        shutil.rmtree(old, ignore_errors=True)
+        if final.exists():
+            final.rename(old)
+        out.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def current() -> Workspace:
+    """The workspace that the environment names: WORKSHOP_HOME, WORKSHOP_PROFILE, WORKSHOP_DATA."""
+    home = os.environ.get("WORKSHOP_HOME")
+    data = os.environ.get("WORKSHOP_DATA")
+    return Workspace(
+        home=Path(home).expanduser().absolute() if home else REPOSITORY / "runs" / "default",
+        profile=get_profile(),
+        data=Path(data).expanduser().absolute() if data else None,
+    )
+
+
+def require(stage: str) -> Path:
+    """The folder of a finished artefact of the current workspace, built first if need be."""
+    return current().require(stage)
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process so far, in MB (10^6 bytes)."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 1e6
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def _stage(name: str) -> Stage:
+    if name not in STAGES:
+        raise WorkshopError(f"'{name}' 단계는 없다. {', '.join(STAGES)} 가운데 하나를 쓴다.")
+    return STAGES[name]
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise WorkshopError(f"작업 폴더 {path}을(를) 만들 수 없다: {error.strerror}. --home 또는 WORKSHOP_HOME을 바꾼다.") from error
+
+
+def _read_json(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise WorkshopError(f"{path}이(가) 깨졌다({error}). 이 폴더를 지우고 다시 실행한다.") from error
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _content_hash(root: Path, files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _data_listing(folder: Path) -> list[tuple[str, int, int]]:
+    # Size and modification time stand for the content: hashing 100 GB at every start would take minutes.
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return [(p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version(), "workshop_lib": __version__}
+    for package in ("torch", "numpy", "transformers", "tokenizers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
