@@ -140,7 +140,7 @@ class Workspace:
 
     def _fingerprint(self, spec: Stage) -> str:
         settings = self._settings(spec)
-        reads_data = self.data is not None and not spec.name == "environment"
+        reads_data = self.data is not None and spec.name != "environment"
         parts = {
             "stage": spec.name,
             "settings": asdict(settings) if settings else None,

@@ -90,7 +90,8 @@ def checker(week: int, exercises: Iterable[Exercise]) -> Callable[[Callable], Ca
     by_name = {exercise.name: exercise for exercise in exercises}
 
     def check(student: Callable) -> Callable:
-        name = getattr(student, "__name__", None)
+        given = next((e.name for e in by_name.values() if e.reference is student), None)
+        name = given or getattr(student, "__name__", None)
         if name not in by_name:
             if callable(student):
                 print(f"❌ {week}주차에 '{name}' 문제는 없다. 함수 이름을 바꾸었다면 되돌린다: {', '.join(by_name)}")

@@ -1,0 +1,167 @@
+"""`workshop …`: run the course, read its report card, keep the notebooks in step, talk to the model."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from workshop_lib import WorkshopError, __version__
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0 done, 1 a mistake that the message names, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options) or 0
+    except WorkshopError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("중단했다. 완성된 산출물은 그대로 있다. 같은 명령을 다시 실행하면 멈춘 곳에서 이어 간다.")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(f"디스크가 가득 찼다({error.filename or '임시 파일'}). 공간을 비우고 같은 명령을 다시 실행한다. "
+                         "완성된 산출물은 그대로 있다.")
+        return _fail(f"파일을 다루지 못했다: {error}")
+
+
+def _fail(message: str) -> int:
+    print(f"오류: {message}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="workshop", description="LLM From Scratch 워크숍의 명령")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="명령")
+
+    def command(name: str, function, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(command=function)
+        return added
+
+    run = command("run", _run, "과정의 단계를 차례로 실행한다")
+    run.add_argument("--weeks", type=_weeks, default=(1, 10), metavar="2-5", help="실행할 주차 (기본: 전부)")
+    _workspace_options(run)
+    _workspace_options(command("report", _report, "측정한 값으로 성적표를 만들고 보여 준다"))
+    command("doctor", _doctor, "이 기계에 과정의 도구가 준비되었는지 본다")
+    chat = command("chat", _chat, "내가 만든 모형과 이어쓰기를 주고받는다")
+    chat.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0이면 가장 그럴듯한 토큰만 (기본: 0.8)")
+    chat.add_argument("--max-tokens", type=int, default=120, metavar="N", help="이어 쓸 토큰 수 (기본: 120)")
+    _workspace_options(chat)
+    data = command("data", _data, "공개 데이터를 내려받거나 폴더를 살펴본다")
+    data.add_argument("action", choices=("get", "check"), help="get: 내려받기, check: 읽어 보기")
+    data.add_argument("folder", type=Path, help="데이터 폴더")
+    notebooks = command("notebooks", _notebooks, "두 판의 노트북을 맞춘다")
+    notebooks.add_argument("action", choices=("build", "check", "execute"),
+                           help="build: 학생판 만들기, check: 두 판 대조, execute: 풀이판 다시 실행")
+    notebooks.add_argument("only", nargs="?", metavar="week03", help="execute할 노트북")
+    notebooks.add_argument("--to", type=Path, help="execute 결과(ipynb와 html)를 둘 폴더. 없으면 제자리에 쓴다")
+    return parser
+
+
+def _workspace_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", metavar="tiny", help="규모: tiny, small, gpu (기본: WORKSHOP_PROFILE 또는 tiny)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="실제 데이터 폴더 (기본: 함께 실린 말뭉치)")
+    parser.add_argument("--home", type=Path, metavar="DIR", help="산출물을 둘 폴더 (기본: WORKSHOP_HOME 또는 runs/default)")
+
+
+def _weeks(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= first <= last <= 10:
+        raise argparse.ArgumentTypeError(f"'{text}'은(는) 주차가 아니다. 3 또는 2-5처럼 쓴다")
+    return first, last
+
+
+def _workspace(options: argparse.Namespace):
+    from workshop_lib.profile import get_profile
+    from workshop_lib.workspace import current
+
+    if options.profile:
+        os.environ["WORKSHOP_PROFILE"] = options.profile
+    workspace = current()
+    if options.profile:
+        workspace = replace(workspace, profile=get_profile(options.profile))
+    if options.home:
+        workspace = replace(workspace, home=options.home.expanduser().absolute())
+    if options.data:
+        workspace = replace(workspace, data=options.data.expanduser().absolute())
+    return workspace
+
+
+def _run(options: argparse.Namespace) -> None:
+    from workshop_lib.course import run
+
+    run(_workspace(options), options.weeks)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from workshop_lib.course import write_report
+
+    path = write_report(_workspace(options))
+    print(path.read_text(encoding="utf-8"))
+    print(f"그림이 있는 성적표: {path.with_suffix('.html')}")
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from workshop_lib.environment import doctor, doctor_table
+
+    print(doctor_table(doctor()))
+
+
+def _chat(options: argparse.Namespace) -> int | None:
+    workspace = _workspace(options)
+    if workspace.status("base_model") == "missing":
+        raise WorkshopError("아직 모형이 없다. `workshop run --weeks 1-5`로 먼저 만든다.")
+    from workshop_lib.pretraining import Writer
+
+    writer = Writer.load(workspace.path("base_model"))
+    print("첫 문장을 쓰면 모형이 이어 쓴다. 그만두려면 빈 줄 또는 Ctrl-D.")
+    while True:
+        try:
+            prompt = input("> ").strip()
+        except EOFError:
+            print()
+            return 0
+        if not prompt:
+            return 0
+        print(writer.continue_text(prompt, max_tokens=options.max_tokens, temperature=options.temperature))
+
+
+def _data(options: argparse.Namespace) -> None:
+    from workshop_lib.corpora import public
+
+    if options.action == "get":
+        public.download(options.folder)
+    else:
+        public.check(options.folder)
+
+
+def _notebooks(options: argparse.Namespace) -> int:
+    from workshop_lib import notebooks
+
+    if options.action == "execute":
+        for path in notebooks.sources(options.only):
+            print(f"{path.name} 실행 중")
+            notebooks.execute(path, to=options.to, html_too=options.to is not None)
+        return 0
+    problems = notebooks.build(check_only=options.action == "check")
+    if options.action == "build":
+        print(f"노트북 {len(notebooks.sources())}개, 고쳐 쓴 것 {len(problems)}개")
+        return 0
+    problems += [line for path in notebooks.sources() for line in notebooks.problems_in(path)]
+    print("\n".join(problems) or "두 판이 맞는다.")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

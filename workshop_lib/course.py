@@ -1,0 +1,191 @@
+"""The stages in their order, and the report card of what they measured.
+
+The report holds nothing that was not measured: every number comes from a stage's `metrics.json`. A stage that has not
+been run shows "측정 안 함" and why.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from workshop_lib import WorkshopError
+from workshop_lib.display import number
+from workshop_lib.workspace import STAGES, Workspace, peak_rss_mb
+
+# What the card shows first of each stage; the other measurements follow below.
+HIGHLIGHTS = {
+    "environment": {"cores": "CPU 코어", "matmul_gflops": "행렬곱 최고 속도(GFLOP/s)", "tools_ready": "준비된 도구"},
+    "corpus": {"docs_in": "들어온 문서", "docs_out": "남은 문서", "chars_out": "남은 글자", "docs_per_s": "초당 문서"},
+    "tokenizer": {
+        "vocab_size": "어휘 크기", "chars_per_token": "토큰당 글자", "roundtrip_failures": "왕복 실패",
+    },
+    "base_model": {
+        "params": "매개변수", "train_tokens": "학습 토큰", "val_bpc": "검증 BPC", "ngram_bpc": "5-gram BPC",
+        "unigram_bpc": "유니그램 BPC", "tokens_per_s": "초당 토큰", "mfu": "MFU",
+    },
+}
+
+
+def run(workspace: Workspace, weeks: tuple[int, int] = (1, 10), say: Callable[[str], None] = print) -> None:
+    """Build every stage of the given weeks (first and last included), in order; what stands is left alone.
+
+    Raises WorkshopError when the range holds no stage, or as a stage does.
+    """
+    chosen = [stage for stage in STAGES.values() if weeks[0] <= stage.week <= weeks[1]]
+    if not chosen:
+        raise WorkshopError(f"{weeks[0]}-{weeks[1]}주차에는 실행할 단계가 없다. 단계: {_stage_list()}")
+    for stage in chosen:
+        start = time.perf_counter()
+        ready = workspace.status(stage.name) == "ready"
+        workspace.require(stage.name, say)
+        took = "이미 있다" if ready else f"{time.perf_counter() - start:.1f}초"
+        say(f"[{stage.week}주차] {stage.title}: {took} → {workspace.path(stage.name)}")
+
+
+def report(workspace: Workspace) -> dict:
+    """What was measured, as `report.json` holds it."""
+    weeks: dict[str, dict] = {}
+    seconds: dict[str, float] = {}
+    peak = 0.0
+    for name, stage in STAGES.items():
+        if meta := workspace.meta(name):
+            weeks.setdefault(f"week{stage.week:02d}", {}).update(workspace.metrics(name))
+            seconds[name] = meta["seconds"]
+            peak = max(peak, meta["peak_rss_mb"])
+    return {
+        "profile": workspace.profile.name,
+        "data": str(workspace.data) if workspace.data else "bundled",
+        "machine": _machine(workspace),
+        "weeks": weeks,
+        "seconds": seconds,
+        "peak_rss_mb": round(peak or peak_rss_mb()),
+    }
+
+
+def write_report(workspace: Workspace) -> Path:
+    """Write report.json, report.md and report.html into the workspace; returns the path of report.md."""
+    if not workspace.home.is_dir():
+        raise WorkshopError(f"작업 폴더 {workspace.home}이(가) 없다. 먼저 `workshop run`을 실행한다.")
+    card = report(workspace)
+    texts = {
+        "report.json": json.dumps(card, ensure_ascii=False, indent=1) + "\n",
+        "report.md": markdown(workspace, card),
+        "report.html": page(workspace, card),
+    }
+    for name, text in texts.items():
+        temporary = workspace.home / f".{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(workspace.home / name)
+    return workspace.home / "report.md"
+
+
+def markdown(workspace: Workspace, card: dict) -> str:
+    """The report card as Markdown."""
+    lines = ["# 성적표", "", *(f"- {key}: {value}" for key, value in _header(card)), ""]
+    for title, note, highlights, rest, samples in _sections(workspace):
+        lines += [f"## {title}", "", note, ""]
+        if highlights:
+            lines += ["| 항목 | 값 |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in highlights), ""]
+        if rest:
+            lines += ["<details><summary>나머지 측정값</summary>", "", "| 항목 | 값 |", "| --- | --- |"]
+            lines += [*(f"| {k} | {v} |" for k, v in rest), "", "</details>", ""]
+        for sample in samples:
+            lines += ["> " + sample.replace("\n", "\n> "), ""]
+    return "\n".join(lines)
+
+
+def page(workspace: Workspace, card: dict) -> str:
+    """The report card as one HTML page with its plots inside."""
+
+    def rows(pairs: list[tuple[str, str]]) -> str:
+        return "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in pairs)
+
+    parts = [f"<h1>성적표</h1><table>{rows(_header(card))}</table>"]
+    for title, note, highlights, rest, samples in _sections(workspace):
+        parts.append(f"<h2>{html.escape(title)}</h2><p>{html.escape(note)}</p>")
+        if highlights:
+            parts.append(f"<table>{rows(highlights)}</table>")
+        if rest:
+            parts.append(f"<details><summary>나머지 측정값</summary><table>{rows(rest)}</table></details>")
+        parts += [f"<blockquote>{html.escape(sample)}</blockquote>" for sample in samples]
+    if curve := _loss_curve(workspace):
+        parts.append(f'<h2>학습 곡선</h2><img alt="학습 토큰에 따른 검증 BPC" src="data:image/png;base64,{curve}">')
+    style = (
+        "body{font-family:sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;line-height:1.6}"
+        "td{border-bottom:1px solid #ddd;padding:.2rem 1rem .2rem 0}blockquote{border-left:3px solid #9bd;margin:1rem 0;"
+        "padding:.2rem 1rem;white-space:pre-wrap}img{max-width:100%}"
+    )
+    head = f'<!doctype html><html lang="ko"><meta charset="utf-8"><title>성적표</title><style>{style}</style>'
+    return head + "\n".join(parts) + "</html>\n"
+
+
+def _sections(workspace: Workspace):
+    for name, stage in STAGES.items():
+        metrics, status = workspace.metrics(name), workspace.status(name)
+        labels = HIGHLIGHTS.get(name, {})
+        if status == "missing":
+            note = f"측정 안 함: 이 단계를 아직 실행하지 않았다. `workshop run --weeks {stage.week}`"
+        elif status == "stale":
+            note = "낡음: 설정이나 입력이 바뀐 뒤 다시 실행하지 않았다."
+        else:
+            note = f"{workspace.meta(name)['seconds']:.1f}초 걸렸다."
+        highlights = [(f"{label} (`{key}`)", number(metrics[key])) for key, label in labels.items() if key in metrics]
+        rest = [(key, number(value)) for key, value in metrics.items() if key not in labels]
+        yield f"{stage.week}주차 {stage.title}", note, highlights, rest, _samples(workspace.path(name))
+
+
+def _header(card: dict) -> list[tuple[str, str]]:
+    machine = ", ".join(f"{key} {value}" for key, value in card["machine"].items() if value != "")
+    total = f"{sum(card['seconds'].values()):.0f}초"
+    return [
+        ("프로필", card["profile"]), ("데이터", card["data"]), ("기계", machine or "측정 안 함"),
+        ("단계 합계", total), ("최대 메모리", f"{card['peak_rss_mb']:,} MB"),
+    ]
+
+
+def _machine(workspace: Workspace) -> dict:
+    path = workspace.path("environment") / "environment.json"
+    return json.loads(path.read_text(encoding="utf-8"))["machine"] if path.exists() else {}
+
+
+def _samples(folder: Path, most: int = 3) -> list[str]:
+    path = folder / "samples.jsonl"
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row["text"] for row in rows[-most:]]
+
+
+def _loss_curve(workspace: Workspace) -> str | None:
+    path = workspace.path("base_model") / "history.jsonl"
+    if not path.exists():
+        return None
+    from matplotlib.figure import Figure
+
+    from workshop_lib.display import pyplot
+
+    pyplot()  # fonts
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if row.get("val_bpc") is not None]
+    figure = Figure(figsize=(7, 3.5), dpi=90)
+    axes = figure.subplots()
+    axes.plot([row["tokens"] for row in rows], [row["val_bpc"] for row in rows], marker="o", label="우리 모형")
+    metrics = workspace.metrics("base_model")
+    for key, label, style in (("unigram_bpc", "유니그램", ":"), ("ngram_bpc", "5-gram", "--")):
+        if key in metrics:
+            axes.axhline(metrics[key], linestyle=style, color="gray", label=label)
+    axes.set(xlabel="학습 토큰", ylabel="검증 문자당 비트(BPC)")
+    axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _stage_list() -> str:
+    return ", ".join(f"{stage.week}주차 {stage.title}" for stage in STAGES.values())

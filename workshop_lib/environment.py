@@ -1,0 +1,179 @@
+"""Week 1: what this machine is and which tools of the course are ready on it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from workshop_lib.workspace import Job
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool of the course: `group` is where it runs; `found` returns what was found (a version), or None; `get` how to get it."""
+
+    name: str
+    group: str
+    used_for: str
+    found: Callable[[], str | None]
+    get: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of `workshop doctor`."""
+
+    name: str
+    group: str
+    used_for: str
+    ready: bool
+    detail: str
+
+
+def doctor() -> list[Finding]:
+    """Look for each tool of the course. Imports nothing heavy but PyTorch, which knows about the GPU."""
+    findings = []
+    for tool in TOOLS:
+        found = tool.found()
+        findings.append(Finding(tool.name, tool.group, tool.used_for, found is not None, found or tool.get))
+    return findings
+
+
+def doctor_table(findings: list[Finding]) -> str:
+    """The findings as text, a line each, grouped."""
+    lines, group = [], None
+    for row in findings:
+        if row.group != group:
+            group = row.group
+            lines.append(f"\n[{group}]")
+        mark = "✅ 준비됨" if row.ready else "⬜ 없음  "
+        lines.append(f"{mark}  {row.name:<16} {row.used_for} — {row.detail}")
+    return "\n".join(lines).strip()
+
+
+def machine() -> dict[str, object]:
+    """Processor, cores, memory (GB), system and accelerator of this machine."""
+    import psutil
+    import torch
+
+    return {
+        "processor": _processor(),
+        "cores": usable_cores(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+    }
+
+
+def usable_cores() -> int:
+    """The CPU cores that this process may use (a container often grants fewer than the machine has)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def matmul_gflops(device: str = "cpu", size: int = 1_024, repeats: int = 8) -> float:
+    """Peak rate of a square float32 matrix product in GFLOP/s: the best of `repeats`, 2·size³ operations each.
+
+    This is the denominator of MFU (model FLOPs utilisation; Chowdhery 2022, arXiv 2204.02311, appendix B).
+    """
+    import torch
+
+    a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
+    best = float("inf")
+    for _ in range(repeats):
+        if device != "cpu":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        a @ b
+        if device != "cpu":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best / 1e9
+
+
+def build(job: Job) -> dict[str, float]:
+    """Stage of week 1: write down the machine and what is ready on it."""
+    findings, facts = doctor(), machine()
+    report = {"machine": facts, "tools": [asdict(row) for row in findings]}
+    (job.out / "environment.json").write_text(json.dumps(report, ensure_ascii=False, indent=1), encoding="utf-8")
+    return {
+        "cores": facts["cores"],
+        "memory_gb": facts["memory_gb"],
+        "matmul_gflops": round(matmul_gflops(), 1),
+        "tools_ready": sum(row.ready for row in findings),
+        "tools_listed": len(findings),
+    }
+
+
+def korean_font() -> str | None:
+    """Path of a font with Hangul for plots: one that a package of the course carries, so no download is needed."""
+    spec = importlib.util.find_spec("koreanize_matplotlib")  # not imported: it needs distutils, gone since Python 3.12
+    if spec is None:
+        return None
+    folder = next(iter(spec.submodule_search_locations))
+    path = os.path.join(folder, "fonts", "NanumGothic.ttf")
+    return path if os.path.exists(path) else None
+
+
+def _package(name: str) -> Callable[[], str | None]:
+    def found() -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    return found
+
+
+def _program(name: str) -> Callable[[], str | None]:
+    return lambda: shutil.which(name)
+
+
+def _cuda() -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def _python() -> str | None:
+    return platform.python_version() if sys.version_info >= (3, 11) else None
+
+
+def _processor() -> str:
+    if platform.system() == "Linux":
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+_REINSTALL = "`make env`를 다시 실행한다"
+_NGC = "NVIDIA GPU가 있는 기계의 NGC 컨테이너에서 쓴다"
+
+TOOLS = (
+    Tool("Python", "기본", "3.11 이상", _python, "Python 3.11 이상을 설치한다"),
+    Tool("PyTorch", "기본", "텐서와 학습", _package("torch"), _REINSTALL),
+    Tool("transformers", "기본", "모형과 토크나이저", _package("transformers"), _REINSTALL),
+    Tool("datasets", "기본", "2주차 말뭉치", _package("datasets"), _REINSTALL),
+    Tool("tokenizers", "기본", "3주차 BPE·WordPiece·Unigram", _package("tokenizers"), _REINSTALL),
+    Tool("sentencepiece", "기본", "3주차 비교", _package("sentencepiece"), _REINSTALL),
+    Tool("kiwipiepy", "기본", "3주차 형태소 경계", _package("kiwipiepy"), _REINSTALL),
+    Tool("JupyterLab", "기본", "노트북", _package("jupyterlab"), _REINSTALL),
+    Tool("한글 글꼴", "기본", "그림의 한글", korean_font, _REINSTALL),
+    Tool("CUDA GPU", "GPU", "gpu 프로필", _cuda, "GPU 없이도 tiny·small 프로필은 모두 돌아간다"),
+    Tool("NeMo Curator", "NVIDIA", "2주차 분산 정제", _package("nemo-curator"), "따로 만든 환경에 `pip install nemo-curator`"),
+    Tool("NeMo Run", "NVIDIA", "5주차 실행 관리", _package("nemo-run"), "따로 만든 환경에 `pip install nemo-run`"),
+    Tool("NeMo AutoModel", "NVIDIA", "5·6주차 대규모 학습", _package("nemo-automodel"),
+         "따로 만든 환경에 `pip install nemo-automodel`"),
+    Tool("Megatron Core", "NVIDIA", "5주차 모형 병렬", _package("megatron-core"), _NGC),
+    Tool("Docker", "컨테이너", "docker/의 이미지", _program("docker"), "Docker를 설치한다. 없어도 노트북은 돌아간다"),
+)
+
