@@ -1,0 +1,39 @@
+# Two commands on a bare machine: `make course` and `make test`. `make lab` opens JupyterLab.
+PYTHON ?= python3
+BIN := .venv/bin
+# Idle threads that spin slow a busy machine down several times.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: env course test lab lock notebooks clean
+env: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+course: env
+	$(BIN)/workshop run
+	$(BIN)/workshop notebooks execute --to runs/default/notebooks
+	$(BIN)/workshop report
+
+test: env
+	$(BIN)/ruff check
+	$(BIN)/workshop notebooks check
+	$(BIN)/pytest -q tests
+	$(BIN)/pytest -q --nbval --nbval-current-env --nbval-cell-timeout=600 solutions notebooks
+
+lab: env
+	JUPYTER_CONFIG_PATH=$(CURDIR)/jupyter $(BIN)/jupyter lab notebooks/week01_setup.ipynb
+
+notebooks: env
+	$(BIN)/workshop notebooks execute
+	$(BIN)/workshop notebooks build
+
+lock:
+	uv pip compile pyproject.toml --extra dev --universal --no-emit-find-links --no-annotate \
+		--custom-compile-command 'make lock' --output-file constraints.txt
+
+clean:
+	rm -rf runs .venv
