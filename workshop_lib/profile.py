@@ -22,10 +22,12 @@ class CorpusSettings:
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """Week 3. Vocabulary size (special tokens included) and the characters read for training."""
+    """Week 3. Vocabulary size (special tokens included), the characters read for training, and the tokens that the
+    model will read at once (the base model's context)."""
 
     vocab_size: int
     train_chars: int
+    max_length: int
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ PROFILES = {
         name="tiny",
         seed=0,
         corpus=CorpusSettings(crawl_pages=3_000, stories=6_000),
-        tokenizer=TokenizerSettings(vocab_size=2_048, train_chars=2_000_000),
+        tokenizer=TokenizerSettings(vocab_size=2_048, train_chars=2_000_000, max_length=128),
         base_model=BaseModelSettings(
             hidden_size=192, layers=4, heads=3, kv_heads=3, intermediate_size=512,
             context=128, batch_size=16, steps=600, learning_rate=2e-3,
@@ -69,7 +71,7 @@ PROFILES = {
         name="small",
         seed=0,
         corpus=CorpusSettings(crawl_pages=20_000, stories=60_000),
-        tokenizer=TokenizerSettings(vocab_size=8_192, train_chars=20_000_000),
+        tokenizer=TokenizerSettings(vocab_size=8_192, train_chars=20_000_000, max_length=256),
         base_model=BaseModelSettings(
             hidden_size=384, layers=8, heads=6, kv_heads=6, intermediate_size=1_024,
             context=256, batch_size=32, steps=4_000, learning_rate=1e-3,
@@ -79,7 +81,7 @@ PROFILES = {
         name="gpu",
         seed=0,
         corpus=CorpusSettings(crawl_pages=100_000, stories=400_000),
-        tokenizer=TokenizerSettings(vocab_size=32_768, train_chars=200_000_000),
+        tokenizer=TokenizerSettings(vocab_size=32_768, train_chars=200_000_000, max_length=1_024),
         base_model=BaseModelSettings(
             hidden_size=768, layers=12, heads=12, kv_heads=12, intermediate_size=2_048,
             context=1_024, batch_size=256, steps=20_000, learning_rate=6e-4,
