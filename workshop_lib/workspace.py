@@ -107,13 +107,13 @@ class Workspace:
         spec = _stage(stage)
         if self.data is not None and not self.data.is_dir():
             raise WorkshopError(f"데이터 폴더 {self.data}이(가) 없다. --data 또는 WORKSHOP_DATA의 경로를 확인한다.")
+        _make_folder(self.home)
         for name in spec.inputs:
             self.require(name, say)
         if self.status(stage) == "ready":
             return self.path(stage)
         from filelock import FileLock
 
-        _make_folder(self.home)
         with FileLock(self.home / f".{stage}.lock"):
             status = self.status(stage)  # another notebook may have built it while this one waited
             if status != "ready":

@@ -1,0 +1,190 @@
+"""Artefacts appear whole or not at all, know where they came from, and are rebuilt only when they must be."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from workshop_lib import WorkshopError, workspace
+from workshop_lib.profile import PROFILES, get_profile, with_settings
+from workshop_lib.workspace import Stage, Workspace
+
+CALLS = []
+
+
+@dataclass(frozen=True)
+class Section:
+    size: int
+
+
+@dataclass(frozen=True)
+class SmallProfile:
+    name: str
+    seed: int
+    first: Section
+    second: Section
+
+
+def build_first(job):
+    CALLS.append("first")
+    (job.out / "text.txt").write_text("가" * job.settings.size, encoding="utf-8")
+    return {"size": job.settings.size}
+
+
+def build_second(job):
+    CALLS.append("second")
+    text = (job.inputs["first"] / "text.txt").read_text(encoding="utf-8")
+    (job.out / "copy.txt").write_text(text, encoding="utf-8")
+    return {"chars": len(text)}
+
+
+def build_failing(job):
+    (job.out / "half.txt").write_text("반쪽", encoding="utf-8")
+    raise WorkshopError("일부러")
+
+
+@pytest.fixture
+def space(tmp_path, monkeypatch):
+    CALLS.clear()
+    stages = [Stage("first", 2, "첫째", f"{__name__}:build_first"),
+              Stage("second", 3, "둘째", f"{__name__}:build_second", ("first",))]
+    monkeypatch.setattr(workspace, "STAGES", {s.name: s for s in stages})
+    return Workspace(tmp_path / "home", SmallProfile("tiny", 0, Section(3), Section(1)))
+
+
+def silent(_):
+    pass
+
+
+def test_require_builds_what_is_missing_and_what_it_needs(space):
+    path = space.require("second", silent)
+    assert CALLS == ["first", "second"]
+    assert (path / "copy.txt").read_text(encoding="utf-8") == "가가가"
+    assert space.metrics("second") == {"chars": 3}
+
+
+def test_what_stands_is_not_built_again(space):
+    space.require("second", silent)
+    space.require("second", silent)
+    assert CALLS == ["first", "second"]
+
+
+def test_a_changed_setting_makes_the_stage_and_what_stands_on_it_stale(space):
+    space.require("second", silent)
+    changed = replace(space, profile=replace(space.profile, first=Section(5)))
+    assert (changed.status("first"), changed.status("second")) == ("stale", "stale")
+    changed.require("second", silent)
+    assert CALLS == ["first", "second"] * 2
+    assert changed.metrics("second") == {"chars": 5}
+
+
+def test_a_setting_of_another_stage_changes_nothing(space):
+    space.require("first", silent)
+    assert replace(space, profile=replace(space.profile, second=Section(9))).status("first") == "ready"
+
+
+def test_a_rebuilt_input_with_the_same_content_does_not_cascade(space):
+    space.require("second", silent)
+    (space.path("first") / "meta.json").unlink()
+    space.require("second", silent)
+    assert CALLS == ["first", "second", "first"]
+
+
+def test_changed_data_files_make_a_stage_stale(space, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.txt").write_text("가", encoding="utf-8")
+    with_data = replace(space, data=data)
+    with_data.require("first", silent)
+    assert with_data.status("first") == "ready" and space.status("first") == "stale"
+    (data / "a.txt").write_text("가나", encoding="utf-8")
+    assert with_data.status("first") == "stale"
+
+
+def test_a_failed_build_leaves_no_artefact(space, monkeypatch):
+    monkeypatch.setitem(workspace.STAGES, "first", Stage("first", 2, "첫째", f"{__name__}:build_failing"))
+    with pytest.raises(WorkshopError, match="일부러"):
+        space.require("first", silent)
+    assert space.status("first") == "missing" and not space.path("first").exists()
+
+
+def test_a_failed_rebuild_leaves_the_old_artefact(space, monkeypatch):
+    space.require("first", silent)
+    monkeypatch.setitem(workspace.STAGES, "first", Stage("first", 2, "첫째", f"{__name__}:build_failing"))
+    with pytest.raises(WorkshopError):
+        replace(space, profile=replace(space.profile, first=Section(7))).require("first", silent)
+    assert (space.path("first") / "text.txt").read_text(encoding="utf-8") == "가가가"
+
+
+def test_meta_records_where_an_artefact_came_from(space):
+    space.require("second", silent)
+    meta = space.meta("second")
+    assert meta["inputs"] == {"first": space.meta("first")["hash"]}
+    assert {"stage", "profile", "seed", "settings", "versions", "seconds", "bytes", "hash"} <= meta.keys()
+    assert [row["stage"] for row in space.lineage()] == ["first", "second"]
+
+
+def test_a_broken_meta_file_is_named(space):
+    space.require("first", silent)
+    (space.path("first") / "meta.json").write_text("{", encoding="utf-8")
+    with pytest.raises(WorkshopError, match="meta.json"):
+        space.require("first", silent)
+
+
+def test_unknown_stage_and_missing_data_folder_are_refused(space, tmp_path):
+    with pytest.raises(WorkshopError, match="없는단계"):
+        space.require("없는단계")
+    with pytest.raises(WorkshopError, match="데이터 폴더"):
+        replace(space, data=tmp_path / "nowhere").require("first")
+
+
+def test_a_home_that_is_a_file_is_refused(space, tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(WorkshopError, match="작업 폴더"):
+        replace(space, home=tmp_path / "file").require("first")
+
+
+def test_the_environment_names_the_current_workspace(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORKSHOP_HOME", str(tmp_path))
+    monkeypatch.setenv("WORKSHOP_PROFILE", "small")
+    monkeypatch.setenv("WORKSHOP_DATA", str(tmp_path))
+    found = workspace.current()
+    assert (found.home, found.profile.name, found.data) == (tmp_path, "small", tmp_path)
+
+
+def test_unknown_profile_and_setting_are_refused():
+    with pytest.raises(WorkshopError, match="huge"):
+        get_profile("huge")
+    with pytest.raises(WorkshopError, match="nothing"):
+        with_settings(PROFILES["tiny"], "corpus", nothing=1)
+    assert with_settings(PROFILES["tiny"], "tokenizer", vocab_size=300).tokenizer.vocab_size == 300
+
+
+@pytest.mark.parametrize("name", ["workshop_lib", "workshop_lib.cli", "workshop_lib.workspace", "workshop_lib.course"])
+def test_importing_the_package_loads_nothing_heavy(name):
+    code = f"import sys, {name}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "transformers", "matplotlib", "numpy", "datasets", "sklearn"} & set(done.stdout.split())
+
+
+def test_every_stage_names_a_function_that_exists():
+    import importlib
+
+    for stage in workspace.STAGES.values():
+        module, function = stage.build.split(":")
+        assert callable(getattr(importlib.import_module(module), function))
+        assert set(stage.inputs) <= set(workspace.STAGES)
+
+
+def test_two_processes_build_a_stage_once(tmp_path):
+    code = "from workshop_lib.workspace import require; print(require('environment'))"
+    environment = {**os.environ, "WORKSHOP_HOME": str(tmp_path)}
+    running = [subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert sum("만든다" in out for out in outputs) == 1
+    assert json.loads((Path(tmp_path) / "environment" / "meta.json").read_text(encoding="utf-8"))["stage"] == "environment"
