@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -96,6 +97,17 @@ def matmul_gflops(device: str = "cpu", size: int = 1_024, repeats: int = 8) -> f
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best / 1e9
+
+
+def online(host: str = "huggingface.co", seconds: float = 2.0) -> bool:
+    """Whether `host` can be reached; `HF_HUB_OFFLINE=1` answers no without trying."""
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        return False
+    try:
+        socket.create_connection((host, 443), timeout=seconds).close()
+    except OSError:
+        return False
+    return True
 
 
 def build(job: Job) -> dict[str, float]:

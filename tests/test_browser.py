@@ -1,0 +1,92 @@
+"""A student's JupyterLab in a real browser: the notebook opens, runs from top to bottom and shows no error."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from workshop_lib.notebooks import NOTEBOOKS
+from workshop_lib.workspace import REPOSITORY
+
+CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium과 chromedriver가 없다"),
+]
+RUN_ALL = """
+const done = arguments[arguments.length - 1];
+const panel = window.jupyterapp.shell.currentWidget;
+window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => done(JSON.stringify(panel.content.model.toJSON().cells)));
+"""
+READY = "return window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """JupyterLab with the course's settings on a free port, serving copies of the student notebooks."""
+    shutil.copytree(NOTEBOOKS, tmp_path / "notebooks")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.ip=127.0.0.1",
+        "--IdentityProvider.token=course", "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={tmp_path / 'notebooks'}",
+    ]
+    environment = {**os.environ, "JUPYTER_CONFIG_PATH": str(REPOSITORY / "jupyter")}
+    with (tmp_path / "lab.log").open("w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            wait_for(f"http://127.0.0.1:{port}/api?token=course")
+            yield f"http://127.0.0.1:{port}/lab/tree/{{name}}?token=course&reset"
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1280,1800",
+                 "--disable-background-networking", "--no-first-run", f"--user-data-dir={tmp_path / 'chromium'}"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver.set_script_timeout(300)
+    yield driver
+    driver.quit()
+
+
+def wait_for(url, seconds=60):
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return urllib.request.urlopen(url, timeout=5)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.3)
+
+
+def test_week_1_runs_from_top_to_bottom_in_jupyterlab(lab, browser):
+    browser.get(lab.format(name="week01_setup.ipynb"))
+    deadline = time.monotonic() + 90
+    while not browser.execute_script(READY):
+        assert time.monotonic() < deadline, "JupyterLab did not open the notebook"
+        time.sleep(0.5)
+    cells = json.loads(browser.execute_async_script(RUN_ALL))
+    code = [c for c in cells if c["cell_type"] == "code" and "".join(c["source"]).strip()]
+    assert [c["execution_count"] for c in code] == list(range(1, len(code) + 1))
+    outputs = [output for c in code for output in c["outputs"]]
+    assert not [o for o in outputs if o["output_type"] == "error"]
+    assert any("⬜" in "".join(o.get("text", "")) for o in outputs)
+    if folder := os.environ.get("WORKSHOP_SCREENSHOTS"):
+        browser.save_screenshot(str(Path(folder) / "week01.png"))
