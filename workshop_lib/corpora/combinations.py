@@ -49,7 +49,5 @@ def stream(name: str, n: int, seed: int, split: str, draw: Draw) -> Iterator[dic
                 seen.add(code)
                 break
         else:
-            raise WorkshopError(
-                f"{name} 생성기가 {split}에서 서로 다른 항목을 {i}개까지만 만들 수 있었다(요청: {n}개). n을 줄인다."
-            )
+            raise WorkshopError(f"{name} 생성기가 {split}에서 서로 다른 항목을 {i}개까지만 만들 수 있었다(요청: {n}개). n을 줄인다.")
         yield {"id": f"{name}-{split}-{seed}-{i:06d}"} | row
