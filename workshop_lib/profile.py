@@ -14,10 +14,18 @@ from workshop_lib import WorkshopError
 
 @dataclass(frozen=True)
 class CorpusSettings:
-    """Week 2. Pages of the messy crawl, and stories added to it."""
+    """Week 2. Pages of the messy crawl, stories added to it, and the thresholds of the cleaning."""
 
     crawl_pages: int
     stories: int
+    validation_docs: int = 400
+    quality_threshold: float = 0.3  # P(good) of the classifier below which a web page goes
+    minhash_bands: int = 20
+    minhash_rows: int = 6
+    near_duplicate_threshold: float = 0.7  # estimated Jaccard similarity of 5-character shingles
+    benchmark_words: int = 8  # a run of so many words shared with an evaluation item is contamination
+    max_share: float = 0.95  # of the characters, for any one source
+    rejected_samples: int = 200  # rows of rejected.jsonl for each reason
 
 
 @dataclass(frozen=True)
@@ -40,9 +48,32 @@ class BaseModelSettings:
     kv_heads: int
     intermediate_size: int
     context: int
-    batch_size: int  # sequences a step
+    batch_size: int  # sequences a step, over all processes and accumulation steps
     steps: int
     learning_rate: float
+    tie_embeddings: bool = True
+    rope_theta: float = 10_000.0
+    init_std: float = 0.02
+    optimizer: str = "adamw"  # or "muon"
+    embedding_rate: float = 1.0  # the embeddings' learning rate, as a multiple of learning_rate
+    schedule: str = "cosine"  # or "wsd": warm-up, stable, decay
+    warmup_steps: int = 50
+    decay_fraction: float = 0.3  # of the steps, for "wsd"
+    final_fraction: float = 0.0  # the last learning rate, as a fraction of learning_rate
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip: float = 1.0
+    accumulation: int = 1  # parts that a batch is computed in
+    evaluate_every: int = 100
+    checkpoint_every: int = 200
+    validation_chars: int = 60_000  # held-out text of each source
+    sample_every: int = 200
+    prompts: tuple[str, ...] = ("", "", "옛날")  # "": the model opens the document itself
+    ngram_order: int = 5
+    dtype: str = "float32"  # "bfloat16": autocast
+    matmul_precision: str = "highest"  # "medium": bf16 inside matrix products where the processor has them
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +106,7 @@ PROFILES = {
         base_model=BaseModelSettings(
             hidden_size=384, layers=8, heads=6, kv_heads=6, intermediate_size=1_024,
             context=256, batch_size=32, steps=4_000, learning_rate=1e-3,
+            warmup_steps=200, evaluate_every=250, checkpoint_every=250, sample_every=500, validation_chars=200_000,
         ),
     ),
     "gpu": Profile(
@@ -85,6 +117,8 @@ PROFILES = {
         base_model=BaseModelSettings(
             hidden_size=768, layers=12, heads=12, kv_heads=12, intermediate_size=2_048,
             context=1_024, batch_size=256, steps=20_000, learning_rate=6e-4,
+            warmup_steps=400, accumulation=4, evaluate_every=500, checkpoint_every=1_000, sample_every=1_000,
+            validation_chars=500_000, dtype="bfloat16", matmul_precision="high", compile=True,
         ),
     ),
 }

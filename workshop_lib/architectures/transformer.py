@@ -1,0 +1,242 @@
+"""A Llama in one file: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+
+Notable choices
+- The parameters carry the names of transformers' ``LlamaForCausalLM``: a state dict goes both ways, and the logits agree.
+- ``forward`` returns logits, or, given targets, the loss itself, without ever holding all logits.
+- Queries, keys and values are one matrix product over the three weights laid end to end.
+- No dropout: in pretraining every token is seen about once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from workshop_lib import WorkshopError
+from workshop_lib.architectures import kernels
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Shape of the model. Field names are those of transformers' ``LlamaConfig``."""
+
+    vocab_size: int
+    hidden_size: int = 256
+    intermediate_size: int = 704
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 4
+    max_position_embeddings: int = 128
+    rope_theta: float = 10_000.0
+    rms_norm_eps: float = 1e-5
+    tie_word_embeddings: bool = True
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise WorkshopError(
+                f"hidden_size {self.hidden_size}는 헤드 수 {self.num_attention_heads}로 나누어떨어져야 한다. "
+                "둘 중 하나를 바꾼다."
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise WorkshopError(
+                f"질의 헤드 {self.num_attention_heads}개를 키·값 헤드 {self.num_key_value_heads}개로 고르게 나눌 수 없다. "
+                "키·값 헤드 수를 질의 헤드 수의 약수로 고른다."
+            )
+        if self.head_dim % 2:
+            raise WorkshopError(f"헤드 너비 {self.head_dim}가 홀수라서 회전 위치 임베딩을 쓸 수 없다. 짝수로 맞춘다.")
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def from_hf(cls, config) -> TransformerConfig:
+        """From a transformers ``LlamaConfig``."""
+        wanted = {name: getattr(config, name) for name in cls.__dataclass_fields__ if name != "rope_theta"}
+        return cls(**wanted, rope_theta=float(config.rope_parameters["rope_theta"]))
+
+    def to_hf(self, **extra):
+        """To a transformers ``LlamaConfig`` (``extra``: token ids and the like)."""
+        from transformers import LlamaConfig
+
+        fields = asdict(self)
+        rope = {"rope_type": "default", "rope_theta": fields.pop("rope_theta")}
+        return LlamaConfig(**fields, head_dim=self.head_dim, rope_parameters=rope, attention_bias=False, **extra)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return kernels.rms_norm(x, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Causal self-attention; several query heads may share one key/value head (Ainslie et al. 2023)."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        width, head = config.hidden_size, config.head_dim
+        self.heads, self.kv_heads, self.head = config.num_attention_heads, config.num_key_value_heads, head
+        self.q_proj = nn.Linear(width, self.heads * head, bias=False)
+        self.k_proj = nn.Linear(width, self.kv_heads * head, bias=False)
+        self.v_proj = nn.Linear(width, self.kv_heads * head, bias=False)
+        self.o_proj = nn.Linear(self.heads * head, width, bias=False)
+
+    def forward(self, x: Tensor, turn: Tensor) -> Tensor:
+        weights = self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
+        q, k, v = kernels.rotated_projection(x, *weights, turn, self.head)  # (batch, heads, time, head)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.heads != self.kv_heads)
+        return self.o_proj(y.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(kernels.swiglu(self.gate_proj(x), self.up_proj(x)))
+
+
+class Block(nn.Module):
+    """Normalise, mix over time, add; normalise, mix over width, add."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, turn: Tensor) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), turn)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks, last norm: what transformers calls ``model`` inside a ``LlamaForCausalLM``."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        turn = rotary_table(config.max_position_embeddings, config.head_dim, config.rope_theta)
+        self.register_buffer("turn", turn, persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        turn = self.turn[: ids.shape[1]]
+        x = self.embed_tokens(ids)
+        for block in self.layers:
+            x = block(x, turn)
+        return self.norm(x)
+
+
+class Transformer(nn.Module):
+    """Llama causal language model with random weights."""
+
+    def __init__(self, config: TransformerConfig, seed: int | None = None):
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        generator = torch.Generator().manual_seed(seed) if seed is not None else None
+        for parameter in self.parameters():
+            if parameter.ndim == 2:  # norms stay at one
+                nn.init.normal_(parameter, std=config.initializer_range, generator=generator)
+
+    def forward(self, input_ids: Tensor, targets: Tensor | None = None) -> Tensor:
+        """input_ids: (batch, time). Logits (batch, time, vocabulary); with targets (−100 = skip) the mean loss in nats.
+
+        Raises WorkshopError when the text is longer than the context.
+        """
+        if input_ids.shape[1] > self.config.max_position_embeddings:
+            raise WorkshopError(
+                f"입력 {input_ids.shape[1]}토큰이 모델의 문맥 길이 {self.config.max_position_embeddings}보다 길다. "
+                "앞부분을 자르거나 문맥이 더 긴 모델을 쓴다."
+            )
+        x = self.model(input_ids)
+        if targets is None:
+            return self.lm_head(x)
+        return kernels.linear_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
+
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def flops_per_token(self, context: int) -> float:
+        """Floating-point operations of one training token, forward and backward (Chowdhery et al. 2022, appendix B).
+
+        6 per weight of a matrix product (the output layer counts even when its weights are the embedding's), and
+        12 · layers · width · context for attention's two products.
+        """
+        config = self.config
+        matrices = sum(p.numel() for name, p in self.model.layers.named_parameters() if p.ndim == 2)
+        matrices += config.vocab_size * config.hidden_size
+        return 6.0 * matrices + 12.0 * config.num_hidden_layers * config.hidden_size * context
+
+
+def rotary_table(length: int, head: int, theta: float) -> Tensor:
+    """e^(i · position · theta^(−2j/head)): (length, 1, head / 2), complex64 (computed in float64)."""
+    frequency = theta ** -(torch.arange(0, head, 2, dtype=torch.float64) / head)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
+    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).unsqueeze(1)
+
+
+def sample_next(
+    logits: Tensor, temperature: float = 1.0, top_k: int | None = None, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw one token id a row from logits (batch, vocabulary) → (batch,). temperature 0 takes the likeliest.
+
+    ``top_k`` keeps the k likeliest tokens (Fan et al. 2018).
+    """
+    if temperature < 0:
+        raise WorkshopError(f"온도 {temperature}는 0 이상이어야 한다.")
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits / temperature
+    if top_k is not None and top_k < logits.shape[-1]:
+        smallest = logits.topk(top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < smallest, -math.inf)
+    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).squeeze(1)
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    ids: list[int],
+    max_new_tokens: int,
+    temperature: float = 0.8,
+    top_k: int | None = 50,
+    seed: int = 0,
+    stop: int | None = None,
+) -> list[int]:
+    """Continue ``ids``, one token at a time; ends early at ``stop``. Returns the new tokens, ``stop`` left out.
+
+    Recomputes the whole context for each token: a few lines, and quick enough for samples.
+    """
+    context = model.config.max_position_embeddings
+    device = next(model.parameters()).device
+    generator = torch.Generator(device=device).manual_seed(seed)
+    new: list[int] = []
+    for _ in range(max_new_tokens):
+        window = torch.tensor([(list(ids) + new)[-context:]], device=device)
+        logits = model(window)
+        logits = getattr(logits, "logits", logits)[:, -1].float()
+        token = int(sample_next(logits, temperature, top_k, generator))
+        if token == stop:
+            break
+        new.append(token)
+    return new

@@ -1,0 +1,309 @@
+"""Pretraining: the loop, its evaluation, its checkpoints, and the course's base model.
+
+Notable choices
+- `train` is the loop in one screen. Its one dial is `BaseModelSettings`; it trains any module that maps
+  (inputs, targets) to a loss, so the architectures of week 4 and the base model share it.
+- A batch is a function of seed and step, and nothing else is random: a run that was killed and goes on from its
+  checkpoint ends in the same weights, bit for bit, on the same machine.
+- Bits per character are measured over whole held-out documents, on the same targets as the n-gram baselines.
+- Under `torchrun` the same function trains with DistributedDataParallel; the global batch stays the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from workshop_lib import WorkshopError, ngram
+from workshop_lib.architectures.transformer import Transformer, TransformerConfig, generate
+from workshop_lib.checkpoints import load_checkpoint, save_checkpoint, save_model
+from workshop_lib.ngram import bits_per_char
+from workshop_lib.optimization import clip_by_global_norm, optimizers, schedule, set_learning_rate
+from workshop_lib.packing import IGNORE, Batches, Validation, encode, pack, read_documents, validation_windows
+from workshop_lib.throughput import fast_arithmetic, flops_per_token, matmul_peak
+
+
+@dataclass
+class Run:
+    """What a training run recorded. `history`: a row an evaluation; the lists: a number a step."""
+
+    history: list[dict] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    gradient_norms: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    samples: list[dict] = field(default_factory=list)
+    seconds: float = 0.0  # of training steps alone
+    step: int = 0
+
+
+def train(
+    model: nn.Module,
+    tokens: np.ndarray,
+    settings,
+    seed: int = 0,
+    validation: Validation | None = None,
+    checkpoint: Path | None = None,
+    stop: int | None = None,
+    sample: Callable[[nn.Module], list[str]] | None = None,
+    progress: bool = True,
+) -> Run:
+    """Train `model` on a stream of token ids for `settings.steps` steps.
+
+    tokens: (tokens,) ids. `validation`: measured every `evaluate_every` steps and at the end. `checkpoint`: a file; when it
+    exists the run goes on from it. `stop`: return before this step, as an interruption would. `sample`: called
+    every `sample_every` steps, returns texts. Raises WorkshopError when the corpus is shorter than one context, when the loss
+    is no longer a number, or when the checkpoint belongs to another run.
+    """
+    device = next(model.parameters()).device
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    batches = Batches(tokens, settings.context, settings.batch_size, seed)
+    steppers, run = optimizers(model, settings), Run()
+    identity = asdict(settings) | {"seed": seed, "corpus_tokens": len(tokens)}
+    if checkpoint is not None and checkpoint.exists():
+        run = Run(**load_checkpoint(checkpoint, model, steppers, identity))
+    network = _wrapped(model, settings, ranks)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    peak, flops = matmul_peak(settings), flops_per_token(model, settings.context)
+    bar = _progress(settings.steps, run.step, progress and rank == 0)
+    with fast_arithmetic(settings):
+        while run.step < min(settings.steps, settings.steps if stop is None else stop):
+            start = time.perf_counter()
+            rate = schedule(run.step, settings)
+            set_learning_rate(steppers, rate)
+            inputs, targets = (torch.from_numpy(x).to(device) for x in batches.batch(run.step, rank, ranks))
+            loss = _accumulate(network, inputs, targets, settings)
+            norm = clip_by_global_norm([p.grad for p in parameters], settings.clip)
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise WorkshopError(_diverged(run.step, loss, norm, rate))
+            for stepper in steppers:
+                stepper.step()
+                stepper.zero_grad(set_to_none=True)
+            run.seconds += time.perf_counter() - start
+            run.step += 1
+            run.losses.append(loss)
+            run.gradient_norms.append(norm)
+            run.rates.append(rate)
+            last = run.step == settings.steps
+            if last or run.step % settings.evaluate_every == 0:
+                run.history.append(_measure(run, model, settings, validation, flops, peak))
+            if sample is not None and (last or run.step % settings.sample_every == 0):
+                run.samples += [{"step": run.step, "text": text} for text in sample(model)]
+            if checkpoint is not None and rank == 0 and (last or run.step % settings.checkpoint_every == 0):
+                save_checkpoint(checkpoint, model, steppers, run, identity)
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+    bar.close()
+    return run
+
+
+def _accumulate(network: nn.Module, inputs: Tensor, targets: Tensor, settings) -> float:
+    """Gradients of a batch's mean loss, computed in `accumulation` equal parts. Returns the mean over all processes."""
+    parts = settings.accumulation
+    if len(inputs) % parts:
+        raise WorkshopError(f"프로세스당 배치 {len(inputs)}줄을 {parts}번에 나누어 쌓을 수 없다. 배치를 {parts}의 배수로 고른다.")
+    total = torch.zeros((), device=inputs.device)
+    for part, (x, y) in enumerate(zip(inputs.chunk(parts), targets.chunk(parts)), start=1):
+        waits = part < parts and isinstance(network, nn.parallel.DistributedDataParallel)
+        with network.no_sync() if waits else nullcontext(), _autocast(inputs.device, settings):
+            loss = network(x, y) / parts  # divide, or accumulation becomes a larger learning rate
+            loss.backward()
+        total += loss.detach()
+    if dist.is_initialized():
+        dist.all_reduce(total)
+        total /= dist.get_world_size()
+    return float(total)
+
+
+def _measure(run: Run, model: nn.Module, settings, validation: Validation | None, flops: float, peak: float) -> dict:
+    done = run.history[-1] if run.history else {"step": 0, "seconds": 0.0}
+    steps, seconds = run.step - done["step"], run.seconds - done["seconds"]
+    speed = steps * settings.batch_size * settings.context / max(seconds, 1e-9)
+    row = {
+        "step": run.step,
+        "tokens": run.step * settings.batch_size * settings.context,
+        "loss": float(np.mean(run.losses[-steps:])),
+        "grad_norm": float(np.mean(run.gradient_norms[-steps:])),
+        "lr": run.rates[-1],
+        "seconds": run.seconds,
+        "tokens_per_s": speed,
+        "mfu": speed * flops / peak,
+    }
+    return row | (evaluate(model, validation, settings) if validation is not None else {})
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, validation: Validation, settings=None, batch: int = 32) -> dict[str, float]:
+    """Bits per character of whole held-out documents: `val_bpc`, and `val_bpc_<source>` where there are several sources."""
+    nats = document_nats(model, validation, settings, batch)
+    return {"val_bpc": bits_per_char(float(nats.sum()), validation.characters)} | by_source("val_bpc", nats, validation)
+
+
+def document_nats(model: nn.Module, validation: Validation, settings=None, batch: int = 32) -> np.ndarray:
+    """Total negative log-likelihood of each validation document in nats: (documents,)."""
+    device = next(model.parameters()).device
+    nats = np.zeros(len(validation.documents))
+    model.eval()
+    for start in range(0, len(validation.inputs), batch):
+        part = slice(start, start + batch)
+        inputs = torch.from_numpy(validation.inputs[part]).to(device)
+        targets = torch.from_numpy(validation.targets[part]).to(device)
+        with torch.no_grad(), _autocast(device, settings):
+            logits = model(inputs)
+        logits = getattr(logits, "logits", logits).float()
+        scores = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none")
+        np.add.at(nats, validation.document[part].ravel(), scores.double().cpu().numpy())
+    model.train()
+    return nats
+
+
+def by_source(name: str, nats: np.ndarray, validation: Validation) -> dict[str, float]:
+    """`<name>_<source>` for each source (the part before a slash) when there are several."""
+    sources = np.array([document.source.split("/")[0] for document in validation.documents])
+    characters = np.array([document.characters for document in validation.documents])
+    kinds = sorted(set(sources.tolist()))
+    if len(kinds) < 2:
+        return {}
+    return {
+        f"{name}_{kind}": bits_per_char(float(nats[sources == kind].sum()), int(characters[sources == kind].sum()))
+        for kind in kinds
+    }
+
+
+def next_token_loss(logits: Tensor, ids: Tensor) -> Tensor:
+    """Mean cross-entropy of each token given those before it. logits: (batch, time, vocabulary) of ids: (batch, time).
+
+    The logits at place t are about the token at t + 1: the last place has no target, the first token is no target.
+    """
+    scores = logits[:, :-1].log_softmax(dim=-1)
+    return -scores.gather(2, ids[:, 1:, None]).mean()
+
+
+def new_model(settings, vocab_size: int, seed: int = 0) -> Transformer:
+    """The settings' Llama with random weights, on the GPU if there is one."""
+    config = TransformerConfig(
+        vocab_size=vocab_size,
+        hidden_size=settings.hidden_size,
+        intermediate_size=settings.intermediate_size,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.kv_heads,
+        max_position_embeddings=settings.context,
+        rope_theta=settings.rope_theta,
+        tie_word_embeddings=settings.tie_embeddings,
+        initializer_range=settings.init_std,
+    )
+    return Transformer(config, seed).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def complete(model: nn.Module, tokenizer, prompts: list[str], tokens: int = 80, seed: int = 0, **options) -> list[str]:
+    """Prompt and continuation as text, one for each prompt; '' starts a document."""
+    model.eval()
+    texts = []
+    for number, prompt in enumerate(prompts):
+        ids = [tokenizer.bos_token_id, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+        new = generate(model, ids, tokens, seed=seed + number, stop=tokenizer.eos_token_id, **options)
+        texts.append(tokenizer.decode(ids[1:] + new))
+    model.train()
+    return texts
+
+
+def _wrapped(model: nn.Module, settings, ranks: int) -> nn.Module:
+    network = torch.compile(model) if settings.compile else model
+    return nn.parallel.DistributedDataParallel(network) if ranks > 1 else network
+
+
+def _autocast(device: torch.device, settings):
+    return torch.autocast(device.type, torch.bfloat16, enabled=getattr(settings, "dtype", "") == "bfloat16")
+
+
+def _diverged(step: int, loss: float, norm: float, rate: float) -> str:
+    return (
+        f"{step + 1}번째 단계에서 손실이 {loss:g}, 기울기 크기가 {norm:g}이 되어 학습을 멈춘다(학습률 {rate:g}). "
+        "학습률을 절반으로 낮추거나 warmup_steps를 늘린다. 그래도 같으면 그 단계의 배치에 깨진 문서가 있는지 본다."
+    )
+
+
+def _progress(steps: int, done: int, shown: bool):
+    from tqdm.auto import tqdm
+
+    hidden = {} if shown else {"disable": True}  # passing disable=False would override TQDM_DISABLE
+    return tqdm(total=steps, initial=done, desc="사전학습", leave=False, **hidden)
+
+
+def build(job) -> dict[str, float]:
+    """The base_model stage: corpus and tokenizer → tokens → training → a `LlamaForCausalLM` folder and its metrics."""
+    from transformers import AutoTokenizer
+
+    settings, corpus = job.settings, job.inputs["corpus"]
+    tokenizer = AutoTokenizer.from_pretrained(job.inputs["tokenizer"])
+    budget = settings.steps * settings.batch_size * settings.context
+    packed = pack(read_documents(corpus / "train.jsonl", job.seed), tokenizer, job.out / "train.bin", budget + 1)
+    validation = held_out(corpus / "validation.jsonl", tokenizer, settings, job.seed)
+    model = new_model(settings, len(tokenizer), job.seed)
+    checkpoint = job.out / "checkpoint.pt"
+    tokens = packed.array()
+    run = train(
+        model, tokens, settings, job.seed, validation, checkpoint,
+        sample=lambda model: complete(model, tokenizer, list(settings.prompts)),
+    )
+    save_model(model, tokenizer, job.out)
+    _write_rows(job.out / "history.jsonl", run.history)
+    _write_rows(job.out / "samples.jsonl", run.samples)
+    steps = [{"step": n + 1, "loss": a, "grad_norm": b, "lr": c}
+             for n, (a, b, c) in enumerate(zip(run.losses, run.gradient_norms, run.rates))]
+    _write_rows(job.out / "steps.jsonl", steps)
+    last = run.history[-1]
+    metrics = {
+        "params": model.parameter_count(),
+        "train_tokens": budget,
+        "tokens_per_s": budget / run.seconds,
+        "mfu": float(np.median([row["mfu"] for row in run.history])),
+        "final_train_loss": last["loss"],
+        "epochs": budget / len(tokens),
+    }
+    metrics |= {key: value for key, value in last.items() if key.startswith("val_bpc")}
+    metrics |= baselines(tokens, validation, len(tokenizer), settings.ngram_order)
+    for leftover in (checkpoint, job.out / "train.bin", job.out / "train.json"):
+        leftover.unlink(missing_ok=True)
+    return metrics
+
+
+def held_out(path: Path, tokenizer, settings, seed: int = 0) -> Validation:
+    """Validation documents in shuffled order, `validation_chars` of each source, as windows."""
+    taken: dict[str, int] = {}
+    chosen = []
+    for document in read_documents(path, seed):
+        kind = str(document.get("source", "")).split("/")[0]
+        if taken.get(kind, 0) < settings.validation_chars:
+            taken[kind] = taken.get(kind, 0) + len(document["text"])
+            chosen.append(document)
+    return validation_windows(encode(chosen, tokenizer), settings.context)
+
+
+def baselines(tokens: np.ndarray, validation: Validation, vocab_size: int, order: int) -> dict[str, float]:
+    """Bits per character of guessing evenly, of a unigram and of an n-gram model, counted from the same training tokens."""
+    bos = validation.documents[0].ids[0]
+    stream, characters = validation.stream(), validation.characters
+    scored = int((validation.targets != IGNORE).sum())
+    found = {"uniform_bpc": bits_per_char(scored * math.log(vocab_size), characters)}
+    unigram = ngram.fit(tokens, 1, vocab_size, bos)
+    found["unigram_bpc"] = unigram.bits_per_char(stream, characters)
+    scores = ngram.fit(tokens, order, vocab_size, bos).log_probabilities(stream)
+    document = np.repeat(np.arange(len(validation.documents)), [len(d.ids) for d in validation.documents])
+    nats = np.bincount(document, weights=-scores, minlength=len(validation.documents))
+    return found | {"ngram_bpc": bits_per_char(float(nats.sum()), characters)} | by_source("ngram_bpc", nats, validation)
+
+
+def _write_rows(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

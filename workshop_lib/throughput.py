@@ -1,0 +1,59 @@
+"""How fast training is, against what the machine could do."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+from torch import nn
+
+
+def model_flops_utilization(tokens_per_s: float, parameters: int, layers: int, width: int, context: int, peak: float) -> float:
+    """Share of the peak that training uses (Chowdhery et al. 2022, appendix B).
+
+    A token costs 6 operations a parameter (2 forward, 4 backward) and 12 · layers · width · context for attention.
+    `peak` in operations a second.
+    """
+    return tokens_per_s * (6 * parameters + 12 * layers * width * context) / peak
+
+
+def matmul_peak(settings=None, size: int = 1024, repeats: int = 12) -> float:
+    """Operations a second of this machine's matrix product, in the settings' number format: the best of a few.
+
+    Measured where the model runs (GPU if there is one), with as many threads as training has.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    size = size * (8 if device.type == "cuda" else 1)
+    dtype = getattr(torch, getattr(settings, "dtype", "float32"))
+    with fast_arithmetic(settings), torch.no_grad():
+        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+        best = math.inf
+        for _ in range(repeats):
+            start = time.perf_counter()
+            (a @ b).flatten()[0].item()  # .item() waits for a GPU
+            best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def flops_per_token(model: nn.Module, context: int) -> float:
+    """Operations of one training token: the model's own count, else 6 for each weight of a matrix."""
+    if hasattr(model, "flops_per_token"):
+        return model.flops_per_token(context)
+    return 6.0 * sum(p.numel() for p in model.parameters() if p.ndim >= 2)
+
+
+class fast_arithmetic:
+    """Numbers too small to matter become zero (denormals are slow), and matrix products run as precisely as asked."""
+
+    def __init__(self, settings):
+        self.precision = getattr(settings, "matmul_precision", "highest")
+
+    def __enter__(self) -> None:
+        self.before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(self.precision)
+        torch.set_flush_denormal(True)
+
+    def __exit__(self, *error: object) -> None:
+        torch.set_float32_matmul_precision(self.before)
+        torch.set_flush_denormal(False)
