@@ -12,6 +12,23 @@ from pathlib import Path
 
 from workshop_lib import WorkshopError, __version__
 
+# argparse speaks English; these are its words that a learner meets.
+KOREAN = {
+    "usage: ": "사용법: ",
+    "options": "선택 사항",
+    "positional arguments": "인자",
+    "show this help message and exit": "이 도움말을 보여 준다",
+    "show program's version number and exit": "판 번호를 보여 준다",
+    "%(prog)s: error: %(message)s\n": "%(prog)s: 오류: %(message)s\n",
+    "argument %(argument_name)s: %(message)s": "%(argument_name)s: %(message)s",
+    "the following arguments are required: %s": "빠진 인자: %s",
+    "unrecognized arguments: %s": "모르는 인자: %s",
+    "expected one argument": "값이 하나 필요하다",
+    "invalid choice: %(value)r (choose from %(choices)s)": "%(value)s은(는) 고를 수 없다. 고를 수 있는 것: %(choices)s",
+    "invalid %(type)s value: %(value)r": "%(value)r은(는) %(type)s이(가) 아니다",
+}
+argparse._ = lambda text: KOREAN.get(text, text)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 a mistake that the message names, 130 interrupted."""
@@ -118,32 +135,39 @@ def _doctor(options: argparse.Namespace) -> None:
     print(doctor_table(doctor()))
 
 
-def _chat(options: argparse.Namespace) -> int | None:
+def _chat(options: argparse.Namespace) -> None:
     workspace = _workspace(options)
     if workspace.status("base_model") == "missing":
         raise WorkshopError("아직 모형이 없다. `workshop run --weeks 1-5`로 먼저 만든다.")
-    from workshop_lib.pretraining import Writer
+    if not sys.stdin.isatty():
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+    from workshop_lib.pretraining import complete, load_model
+    from workshop_lib.tokenization import load
 
-    writer = Writer.load(workspace.path("base_model"))
+    folder = workspace.path("base_model")
+    model, tokenizer = load_model(folder), load(folder)
     print("첫 문장을 쓰면 모형이 이어 쓴다. 그만두려면 빈 줄 또는 Ctrl-D.")
+    turn = 0
     while True:
         try:
             prompt = input("> ").strip()
         except EOFError:
-            print()
-            return 0
+            prompt = ""
         if not prompt:
-            return 0
-        print(writer.continue_text(prompt, max_tokens=options.max_tokens, temperature=options.temperature))
+            return
+        # Another seed each turn: the same opening may go on in another way.
+        print(*complete(model, tokenizer, [prompt], options.max_tokens, seed=turn, temperature=options.temperature))
+        turn += 1
 
 
-def _data(options: argparse.Namespace) -> None:
-    from workshop_lib.corpora import public
+def _data(options: argparse.Namespace) -> int:
+    from workshop_lib.corpora import hub, public
 
     if options.action == "get":
-        public.download(options.folder)
-    else:
-        public.check(options.folder)
+        for path in hub.download(options.folder):
+            print(path)
+        return 0
+    return 0 if public.check(options.folder) else 1
 
 
 def _notebooks(options: argparse.Namespace) -> int:
