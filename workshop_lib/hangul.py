@@ -6,7 +6,6 @@ from its jamo. No table of syllables is needed.
 """
 
 import unicodedata
-from typing import NamedTuple
 
 from workshop_lib import WorkshopError
 
@@ -18,22 +17,15 @@ FINALS = ("", *"ㄱㄲㄳㄴㄵㄶㄷㄹㄺㄻㄼㄽㄾㄿㅀㅁㅂㅄㅅㅆㅇ�
 SYLLABLES = len(INITIALS) * len(VOWELS) * len(FINALS)  # 11,172
 
 
-class Jamo(NamedTuple):
-    """A syllable taken apart, in the stand-alone (compatibility) jamo a keyboard types. `final` may be ""."""
-
-    initial: str
-    vowel: str
-    final: str
-
-
 def is_syllable(char: str) -> bool:
     """True for one precomposed Hangul syllable (U+AC00..U+D7A3); jamo such as ㅋ are not syllables."""
     return len(char) == 1 and 0 <= ord(char) - FIRST_SYLLABLE < SYLLABLES
 
 
-def decompose(syllable: str) -> Jamo:
-    """Take a syllable apart: 한 -> (ㅎ, ㅏ, ㄴ), 가 -> (ㄱ, ㅏ, "").
+def decompose(syllable: str) -> tuple[str, str, str]:
+    """Take a syllable apart into initial, vowel and final: 한 -> (ㅎ, ㅏ, ㄴ), 가 -> (ㄱ, ㅏ, "").
 
+    The jamo are the stand-alone (compatibility) ones that a keyboard types, not the conjoining ones of NFD.
     Raises WorkshopError for anything but one precomposed syllable.
     """
     if not is_syllable(syllable):
@@ -41,7 +33,7 @@ def decompose(syllable: str) -> Jamo:
     index = ord(syllable) - FIRST_SYLLABLE
     initial, rest = divmod(index, len(VOWELS) * len(FINALS))
     vowel, final = divmod(rest, len(FINALS))
-    return Jamo(INITIALS[initial], VOWELS[vowel], FINALS[final])
+    return INITIALS[initial], VOWELS[vowel], FINALS[final]
 
 
 def compose(initial: str, vowel: str, final: str = "") -> str:

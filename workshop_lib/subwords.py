@@ -137,30 +137,28 @@ def train_bpe(pieces: Mapping[str, int], merges: int) -> list[Pair]:
     learned: list[Pair] = []
     while len(learned) < merges and heap:
         negative_count, pair = heapq.heappop(heap)
-        if counts.get(pair) != -negative_count:
+        if counts[pair] != -negative_count:
             continue  # an old entry: the count has changed since it was pushed
-        if -negative_count < 2:
+        if counts[pair] < 2:
             break
         new_id = BYTES + len(learned)
-        changed: set[Pair] = set()
+        change: dict[Pair, int] = defaultdict(int)
         for number in holders.pop(pair):
             ids, frequency = words[number], frequencies[number]
             merged = merge_pair(ids, pair, new_id)
             if len(merged) == len(ids):
                 continue  # the index may name a word that has lost the pair to an earlier merge
             for old in zip(ids, ids[1:]):
-                counts[old] -= frequency
-                changed.add(old)
+                change[old] -= frequency
             for new in zip(merged, merged[1:]):
-                counts[new] += frequency
-                holders[new].add(number)
-                changed.add(new)
+                change[new] += frequency
+                if new_id in new:
+                    holders[new].add(number)
             words[number] = merged
-        for touched in changed:
-            if counts[touched] > 0:
+        for touched, difference in change.items():
+            if difference:
+                counts[touched] += difference
                 heapq.heappush(heap, (-counts[touched], touched))
-            else:
-                del counts[touched]
         learned.append(pair)
     return learned
 

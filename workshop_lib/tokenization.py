@@ -18,7 +18,7 @@ import json
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,20 +138,24 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     _require_room(vocab_size, 4, "[UNK]와 글자 몇 개")
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(cleanup=False)
     kept = _all(texts)
     alphabet = _frequent_chars(kept, vocab_size // 4)
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
-        special_tokens=["[UNK]"],
+        # The library numbers the inner letters in an order that differs from run to run, unless they are named here.
+        special_tokens=["[UNK]", *(f"##{char}" for char in alphabet)],
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(kept, trainer)
+    learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    learner.train_from_iterator(kept, trainer)
+    # A fresh tokenizer with the same vocabulary: in the learner ##가 would also be found in plain text.
+    tokenizer = Tokenizer(models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(cleanup=False)
     return tokenizer
 
 
@@ -247,6 +251,13 @@ def wrap(tokenizer: "Tokenizer", max_length: int) -> "PreTrainedTokenizerFast":
         clean_up_tokenization_spaces=False,
         chat_template=CHAT_TEMPLATE,
     )
+
+
+def render_chat(messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = False) -> str:
+    """`CHAT_TEMPLATE` in plain Python, to be read: <s>, then <|role|>content<|end|> for each message, and the opening
+    <|assistant|> if the model is to speak next."""
+    text = "<s>" + "".join(f"<|{message['role']}|>{message['content']}<|end|>" for message in messages)
+    return text + "<|assistant|>" if add_generation_prompt else text
 
 
 def load(folder: Path) -> "PreTrainedTokenizerFast":
