@@ -1,0 +1,286 @@
+"""The corpus stage: gather the documents, clean them, measure the cleaning on pages with known defects, document it."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from workshop_lib import WorkshopError
+from workshop_lib.cleaning import near_duplicates, pipeline, quality
+
+HASH_SEED = 20          # of MinHash; fixed, so that signatures of different runs can be compared
+LABELLED_PAGES = 2_000  # pages the classifier learns from, of another seed than the corpus
+# Reasons of ours that mean a defect of the crawl's; the rest have the same name.
+_AS_DEFECT = {"adult": "spam", "low_quality": "spam", "jamo_only": "jamo", "no_sentence": "too_short",
+              "empty": "too_short", "no_letters": "too_short"}
+
+REASONS = {
+    "empty": "남은 글자가 없다", "no_letters": "글자 없이 숫자나 기호뿐이다", "broken": "되살릴 수 없게 깨졌다", "too_short": "너무 짧다", "foreign": "한국어가 아니다",
+    "jamo_only": "낱자모뿐이다", "symbols": "기호가 너무 많다", "repetition": "같은 말이 되풀이된다", "adult": "성인 광고이다",
+    "spam": "도박·대출 광고이다", "no_sentence": "문장으로 끝나는 줄이 없다", "low_quality": "품질 분류기가 버렸다",
+    "benchmark": "평가 문제와 겹친다", "exact_duplicate": "앞 문서와 같다", "near_duplicate": "앞 문서와 비슷하다",
+    "in_validation": "검증용 문서와 같거나 비슷하다", "mixture": "한 출처의 몫이 너무 크다",
+}
+
+
+def labelled_pages(n: int, seed: int) -> Iterator[dict]:
+    """Pages of the bundled crawl with their truth (`defects`, `clean`)."""
+    from workshop_lib.corpora import crawl
+
+    return crawl.crawl(n, seed)
+
+
+def train_page_judge(n: int = LABELLED_PAGES, seed: int = 1_000) -> quality.QualityModel:
+    """The quality classifier, trained on crawl pages of a seed that no corpus uses: is this text a page's, or spam,
+    foreign, repetition? Duplicates are left out: being a copy does not make a text bad."""
+    from workshop_lib.corpora import crawl
+
+    copies = {"exact_duplicate", "near_duplicate"}
+    texts, good = [], []
+    for page in labelled_pages(n, seed):
+        if copies.isdisjoint(page["defects"]):
+            result = pipeline.clean_document(page)
+            if result.text:
+                texts.append(result.text)
+                good.append(crawl.REMOVED.isdisjoint(page["defects"]))
+    return quality.train_quality_model(texts, good)
+
+
+def make_tools(settings, benchmark_texts: Iterable[str], model: quality.QualityModel | None = None) -> pipeline.Tools:
+    """Tools for the workers by the profile's corpus settings; trains the classifier unless one is given."""
+    return pipeline.Tools(
+        model=model or train_page_judge(),
+        threshold=settings.quality_threshold,
+        benchmark=near_duplicates.benchmark_ngrams(list(benchmark_texts), settings.benchmark_words),
+        benchmark_size=settings.benchmark_words,
+        hashing=near_duplicates.hash_functions(settings.minhash_bands * settings.minhash_rows, HASH_SEED),
+    )
+
+
+def bundled_documents(settings, seed: int) -> Iterator[dict]:
+    """The raw crawl, then stories of a seed that the crawl's pages are not made of."""
+    from workshop_lib.corpora import stories
+
+    yield from labelled_pages(settings.crawl_pages, seed)
+    yield from stories.stories(settings.stories, seed + 1)
+
+
+def bundled_validation(settings, seed: int) -> Iterator[dict]:
+    """Stories of held-out combinations and held-out prose."""
+    from workshop_lib.corpora import prose, stories
+
+    yield from stories.stories(settings.validation_docs, seed, split="validation")
+    yield from prose.prose(max(1, settings.validation_docs // 4), seed, split="validation")
+
+
+def bundled_benchmarks(seed: int) -> list[str]:
+    """Texts of the course's own evaluation items (validation split)."""
+    from workshop_lib.corpora import benchmarks
+
+    texts = []
+    for make in (benchmarks.nli, benchmarks.topics, benchmarks.reading, benchmarks.boolq, benchmarks.sts):
+        for row in make(500, seed, split="validation"):
+            texts += list(_strings(row))
+    return texts
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _strings(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _strings(inner)
+
+
+def defect_scores(truth: Mapping[str, Iterable[str]], seen: Mapping[str, Iterable[str]],
+                  names: Iterable[str]) -> dict[str, dict[str, float]]:
+    """{"precision": …, "recall": …, "pages": …} of every defect over labelled pages.
+
+    precision = hits / pages on which it was reported, recall = hits / pages that have it. A ratio with an empty
+    denominator is left out: nothing was measured.
+    """
+    scores = {}
+    for name in names:
+        has = {page for page, defects in truth.items() if name in defects}
+        said = {page for page, defects in seen.items() if name in defects}
+        row = {"pages": float(len(has))}
+        if said:
+            row["precision"] = len(has & said) / len(said)
+        if has:
+            row["recall"] = len(has & said) / len(has)
+        scores[name] = row
+    return scores
+
+
+def as_defects(seen: Iterable[str]) -> set[str]:
+    """What the pipeline saw on a page, in the crawl's names."""
+    return {_AS_DEFECT.get(name, name) for name in seen}
+
+
+def measure(pages: list[dict], seen: Mapping[str, set[str]], texts: Mapping[str, str]) -> dict[str, float]:
+    """Flat metrics of the cleaning of labelled pages: `texts` maps the ids of the pages kept to what became of them.
+
+    precision_/recall_<defect>; precision_/recall_removal: drop or keep; clean_exact: share of rightly kept pages whose
+    text equals the truth; pii_leaked, lookalikes_lost: numbers of values.
+    """
+    from workshop_lib.corpora import crawl
+
+    truth = {page["id"]: set(page["defects"]) for page in pages}
+    found = {page["id"]: as_defects(seen.get(page["id"], ())) for page in pages}
+    metrics = {}
+    for name, row in defect_scores(truth, found, crawl.DEFECTS).items():
+        metrics |= {f"{key}_{name}": row[key] for key in ("precision", "recall") if key in row}
+    kept = [page for page in pages if page["id"] in texts]
+    wanted = [page for page in pages if page["clean"] is not None]
+    both = [page for page in kept if page["clean"] is not None]
+    metrics["precision_removal"] = 1 - (len(wanted) - len(both)) / max(len(pages) - len(kept), 1)
+    metrics["recall_removal"] = 1 - (len(kept) - len(both)) / max(len(pages) - len(wanted), 1)
+    metrics["clean_exact"] = sum(texts[page["id"]] == page["clean"] for page in both) / max(len(both), 1)
+    metrics["pii_leaked"] = float(sum(item["value"] in texts[page["id"]] for page in kept for item in page["pii"]))
+    metrics["lookalikes_lost"] = float(sum(item["value"] not in texts[page["id"]] for page in both
+                                           for item in page["lookalikes"] if item["value"] in page["clean"]))
+    return metrics
+
+
+def build(job) -> dict[str, float]:
+    """Build function of the stage "corpus": writes train.jsonl, validation.jsonl, rejected.jsonl and DATASHEET.md.
+
+    Raises WorkshopError when nothing is left, or when the disk is full.
+    """
+    try:
+        return _build(job)
+    except WorkshopError:
+        raise
+    except OSError as error:
+        where = error.filename or job.out
+        raise WorkshopError(f"말뭉치를 만들다 {where}에서 멈추었다: {error.strerror or error}. "
+                            "디스크 공간과 권한을 확인하고 다시 실행한다.") from error
+
+
+def _build(job) -> dict[str, float]:
+    settings = job.settings
+    options = {"bands": settings.minhash_bands, "rows": settings.minhash_rows,
+               "threshold": settings.near_duplicate_threshold, "seed": job.seed, "samples": settings.rejected_samples}
+    if job.data is None:
+        tools = make_tools(settings, bundled_benchmarks(job.seed))
+        report = pipeline.clean_corpus(bundled_documents(settings, job.seed), bundled_validation(settings, job.seed),
+                                       job.out, tools, max_share=settings.max_share, **options)
+        pages = list(labelled_pages(settings.crawl_pages, job.seed))
+        texts, seen = read_texts(job.out / "train.jsonl", {page["id"] for page in pages}), report.seen
+    else:
+        from workshop_lib.corpora import public
+
+        skipped: list = []                                # rows that could not even be read, each with file and line
+        tools = make_tools(settings, (row["text"] for row in public.benchmark_texts(job.data, skipped)))
+        report = pipeline.clean_corpus(public.documents(job.data, skipped), public.validation_documents(job.data, skipped),
+                                       job.out, tools, max_share=settings.max_share, **options)
+        report.skipped = sorted({str(skip) for skip in skipped})
+        # Real data comes without truth. The same functions are measured on labelled pages instead.
+        pages = list(labelled_pages(min(settings.crawl_pages, LABELLED_PAGES), job.seed))
+        texts, seen = clean_sample(pages, job.out / "sample.tmp", tools, options)
+    if not report.docs_out:
+        raise WorkshopError(f"정제하고 나니 문서가 하나도 남지 않았다(들어온 문서 {report.docs_in}개). {job.data or '내장 말뭉치'}의 글이 "
+                            f"한국어인지, {job.out / 'rejected.jsonl'}의 까닭이 맞는지 확인한다.")
+    if not report.validation_docs:
+        raise WorkshopError(f"검증용 문서가 하나도 없다. {job.data or '내장 말뭉치'}에 나누어 둘 글이 더 있어야 한다.")
+    scores = measure(pages, seen, texts)
+    metrics = {
+        "docs_in": float(report.docs_in), "docs_out": float(report.docs_out), "chars_out": float(report.chars_out),
+        "validation_docs": float(report.validation_docs), "validation_chars": float(report.validation_chars),
+        "docs_per_s": report.docs_in / report.seconds,
+        "rows_skipped": float(len(report.skipped)),
+        **{f"removed_{reason}": float(count) for reason, count in sorted(report.removed.items())},
+        **{f"repaired_{change}": float(count) for change, count in sorted(report.changes.items())},
+        **scores,
+    }
+    (job.out / "DATASHEET.md").write_text(datasheet(report, scores, job.data), encoding="utf-8")
+    return metrics
+
+
+def clean_sample(pages: list[dict], folder: Path, tools: pipeline.Tools,
+                 options: Mapping) -> tuple[dict[str, str], dict[str, set[str]]]:
+    """Clean labelled pages by themselves in a scratch folder: (id -> text of the kept, id -> defects seen)."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        report = pipeline.clean_corpus(pages, [], folder, tools, **options)
+        return read_texts(folder / "train.jsonl"), report.seen
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_documents(path: Path) -> Iterator[dict]:
+    """The documents of a finished train.jsonl or validation.jsonl, one by one.
+
+    Raises WorkshopError naming file and line if the file is missing or a line is broken.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise WorkshopError(f"{path} {number}번째 줄이 JSON이 아니다({error.msg}). 말뭉치 단계를 다시 실행한다.") from error
+    except FileNotFoundError as error:
+        raise WorkshopError(f"{path}이(가) 없다. 먼저 말뭉치 단계를 실행한다: workshop run --weeks 2") from error
+
+
+def read_texts(path: Path, only: set[str] | None = None) -> dict[str, str]:
+    """id -> text of a finished file; with `only`, of these ids."""
+    return {row["id"]: row["text"] for row in read_documents(path) if only is None or row["id"] in only}
+
+
+def sample_rejected(path: Path, reason: str, n: int = 3, seed: int = 0) -> list[dict]:
+    """Up to `n` samples of what was removed for a reason, from rejected.jsonl."""
+    import random
+
+    rows = [row for row in read_documents(path) if row["reason"] == reason]
+    return random.Random(seed).sample(rows, min(n, len(rows)))
+
+
+def datasheet(report: pipeline.Report, scores: Mapping[str, float], data: Path | None) -> str:
+    """The corpus' data sheet in Korean (after Gebru et al. 2018, arXiv 1803.09010): what, whence, how, limits."""
+    total = max(report.chars_out, 1)
+    origin = ("워크숍 내장 말뭉치(코드로 만든 웹 수집본과 이야기, CC BY 4.0)" if data is None
+              else f"`{data}` 폴더의 공개 데이터(라이선스는 그 폴더의 설명을 따른다)")
+    lines = ["# 말뭉치 데이터시트", "",
+             f"- 출처: {origin}",
+             f"- 문서: {report.docs_in:,}개가 들어와 {report.docs_out:,}개({report.chars_out:,}자)가 남았다.",
+             f"- 검증용: {report.validation_docs:,}개({report.validation_chars:,}자). 학습용에는 이와 같거나 비슷한 글이 없다.",
+             "", "## 구성", "", "| 출처 | 들어온 문서 | 남은 문서 | 글자 | 글자의 몫 |", "| --- | ---: | ---: | ---: | ---: |"]
+    lines += [f"| {source} | {given:,} | {documents:,} | {chars:,} | {chars / total:.1%} |"
+              for source, (given, documents, chars) in sorted(report.sources.items())]
+    lines += ["", "## 버린 까닭", "", "| 까닭 | 뜻 | 문서 |", "| --- | --- | ---: |"]
+    lines += [f"| {reason} | {REASONS.get(reason, '')} | {count:,} |" for reason, count in report.removed.most_common()]
+    if report.skipped:
+        lines += ["", f"읽을 수 없어 문서로 세지 않은 행이 {len(report.skipped):,}개 있다. 처음 것들은 다음과 같다.", ""]
+        lines += [f"- {skip}" for skip in report.skipped[:10]]
+    lines += ["", "## 고친 것", "", "| 결함 | 문서 |", "| --- | ---: |"]
+    lines += [f"| {change} | {count:,} |" for change, count in report.changes.most_common()]
+    lines += ["", "## 정제의 정확도", "",
+              "결함을 알고 있는 내장 웹 수집본에서 쟀다. 정밀도는 있다고 한 것 가운데 맞은 몫, 재현율은 있는 것 가운데 찾은 몫이다.", "",
+              "| 결함 | 정밀도 | 재현율 |", "| --- | ---: | ---: |"]
+    names = sorted({key.split("_", 1)[1] for key in scores if key.startswith(("precision_", "recall_"))})
+    cell = lambda key: f"{scores[key]:.3f}" if key in scores else "측정 안 함"  # noqa: E731
+    lines += [f"| {name} | {cell(f'precision_{name}')} | {cell(f'recall_{name}')} |" for name in names]
+    lines += ["", "## 한계", "",
+              "- 개인정보는 번호의 꼴로만 찾는다. 이름과 주소는 남아 있을 수 있다.",
+              "- 정확도는 만들어 넣은 결함에서 쟀다. 실제 웹의 결함은 더 다양하다.",
+              "- 품질 분류기는 내장 웹 수집본의 라벨로 배웠고 웹 문서에만 쓰인다.", ""]
+    return "\n".join(lines)
+
+
+def mixture(chars: Mapping[str, int], temperature: float = 1.0) -> dict[str, float]:
+    """Shares of the sources when drawn in proportion to chars^(1/temperature); 1 is as it is, large is even.
+
+    As for the languages of mBERT and XLM-R (arXiv 1911.02116, section 3.1). Raises WorkshopError for temperature ≤ 0.
+    """
+    if temperature <= 0:
+        raise WorkshopError(f"온도는 0보다 커야 한다. 받은 값: {temperature}")
+    weights = {source: count ** (1 / temperature) if count else 0.0 for source, count in chars.items()}
+    total = sum(weights.values())
+    return {source: weight / total if total else 0.0 for source, weight in weights.items()}
+
