@@ -38,7 +38,8 @@ def download(data_dir: Path | str, sets: Iterable[str] = ("nsmc", "klue", "kobes
             rows = load(*arguments[:-1], **arguments[-1])
         except Exception as error:  # datasets, huggingface_hub and requests each have their own kinds
             raise WorkshopError(f"허브에서 {arguments[0]} 자료를 받지 못했다({type(error).__name__}). "
-                                "네트워크 연결을 확인하고 다시 실행한다. 네트워크가 없으면 강의에 딸린 말뭉치만으로도 모든 주를 할 수 있다.") from error
+                                "네트워크 연결을 확인하고 다시 실행한다. "
+                                "네트워크가 없어도 강의에 딸린 말뭉치로 모든 주를 할 수 있다.") from error
         _write(path, lambda rows=rows, write=write: write(rows), arguments[0])
         written.append(path)
     return written
