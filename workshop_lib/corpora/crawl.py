@@ -133,26 +133,9 @@ def _sources():
                               for _ in range(rng.randint(2, 4))) for _ in range(rng.randint(2, 4))]
             yield {"id": f"story-{i}", "text": f"{rng.choice(who)}에게 {rng.randint(2, 99)}번째 아침이 왔습니다.\n" + "\n".join(lines)}
 
-    def review(n, seed=0, split="train"):
-        rng = random.Random(f"standin-review/{split}/{seed}")
-        for i in range(n):
-            yield {"id": f"review-{i}",
-                   "document": rng.choice(("배우 연기가 정말 좋았다", "시간이 아까웠어요ㅠㅠ", "두 번 또 보고 싶네요 ㅋㅋㅋㅋ"))
-                   + f" {rng.randint(1, 10)}점"}
+    from workshop_lib.corpora import reviews
 
-    try:
-        from workshop_lib.corpora import stories
-    except ImportError:
-        stories = SimpleNamespace(stories=story)
-    try:
-        from workshop_lib.corpora import prose
-    except ImportError:
-        prose = SimpleNamespace(prose=story)
-    try:
-        from workshop_lib.corpora import reviews
-    except ImportError:
-        reviews = SimpleNamespace(reviews=review)
-    return stories, prose, reviews
+    return SimpleNamespace(stories=story), SimpleNamespace(prose=story), reviews
 
 
 def _threads(rows: Iterator[dict], rng: random.Random) -> Iterator[str]:
