@@ -121,6 +121,7 @@ def train_bpe(pieces: Mapping[str, int], merges: int) -> list[Pair]:
 
     An index tells which words hold a pair; a heap gives the most frequent pair. The heap is lazy: a count that changes is
     pushed again, and an entry whose count is no longer true is thrown away when it surfaces.
+    Where a pair is replaced, only the counts of its two neighbours change.
     Cost: O(total length) once, then O(length of the touched words) a merge.
     """
     words = [list(piece.encode("utf-8")) for piece in pieces]
@@ -141,20 +142,24 @@ def train_bpe(pieces: Mapping[str, int], merges: int) -> list[Pair]:
             continue  # an old entry: the count has changed since it was pushed
         if counts[pair] < 2:
             break
-        new_id = BYTES + len(learned)
+        new_id, (left, right) = BYTES + len(learned), pair
         change: dict[Pair, int] = defaultdict(int)
-        for number in holders.pop(pair):
+        for number in holders.pop(pair):  # a few of these words may have lost the pair to an earlier merge
             ids, frequency = words[number], frequencies[number]
-            merged = merge_pair(ids, pair, new_id)
-            if len(merged) == len(ids):
-                continue  # the index may name a word that has lost the pair to an earlier merge
-            for old in zip(ids, ids[1:]):
-                change[old] -= frequency
-            for new in zip(merged, merged[1:]):
-                change[new] += frequency
-                if new_id in new:
-                    holders[new].add(number)
-            words[number] = merged
+            position = 0
+            while position < len(ids) - 1:
+                if ids[position] == left and ids[position + 1] == right:
+                    if position > 0:  # x a b -> x ab: the pair (x, a) goes, (x, ab) comes
+                        change[ids[position - 1], left] -= frequency
+                        change[made := (ids[position - 1], new_id)] += frequency
+                        holders[made].add(number)
+                    if position + 2 < len(ids):
+                        change[right, ids[position + 2]] -= frequency
+                        change[made := (new_id, ids[position + 2])] += frequency
+                        holders[made].add(number)
+                    change[pair] -= frequency
+                    ids[position : position + 2] = [new_id]
+                position += 1
         for touched, difference in change.items():
             if difference:
                 counts[touched] += difference
