@@ -195,22 +195,20 @@ def rotary_table(length: int, head: int, theta: float) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).unsqueeze(1)
 
 
-def sample_next(
-    logits: Tensor, temperature: float = 1.0, top_k: int | None = None, generator: torch.Generator | None = None
-) -> Tensor:
-    """Draw one token id a row from logits (batch, vocabulary) → (batch,). temperature 0 takes the likeliest.
+def next_token_probabilities(logits: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
+    """What to draw the next token from. logits: (batch, vocabulary) → probabilities of the same shape.
 
-    ``top_k`` keeps the k likeliest tokens (Fan et al. 2018).
+    Divided by the temperature; only the `top_k` likeliest tokens of a row keep a share (Fan et al. 2018).
+    Temperature 0 gives the whole share to the likeliest token.
     """
     if temperature < 0:
         raise WorkshopError(f"온도 {temperature}는 0 이상이어야 한다.")
     if temperature == 0:
-        return logits.argmax(dim=-1)
-    logits = logits / temperature
+        return F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).to(logits.dtype)
     if top_k is not None and top_k < logits.shape[-1]:
         smallest = logits.topk(top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < smallest, -math.inf)
-    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).squeeze(1)
+    return (logits / temperature).softmax(dim=-1)
 
 
 @torch.no_grad()
@@ -235,7 +233,8 @@ def generate(
         window = torch.tensor([(list(ids) + new)[-context:]], device=device)
         logits = model(window)
         logits = getattr(logits, "logits", logits)[:, -1].float()
-        token = int(sample_next(logits, temperature, top_k, generator))
+        probabilities = next_token_probabilities(logits, temperature, top_k)
+        token = int(torch.multinomial(probabilities, 1, generator=generator))
         if token == stop:
             break
         new.append(token)
