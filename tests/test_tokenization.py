@@ -211,9 +211,17 @@ def test_vocabulary_smaller_than_the_alphabet(size, special):
         tokenization.train_byte_bpe(SENTENCES, size, special)
 
 
-def test_unigram_vocabulary_smaller_than_its_characters():
+@pytest.mark.parametrize("train", ["train_char_bpe", "train_wordpiece", "train_unigram"])
+def test_vocabulary_without_room_for_any_character(train):
     with pytest.raises(WorkshopError, match="알파벳보다 작다"):
-        tokenization.train_unigram(SENTENCES, 10)
+        getattr(tokenization, train)(SENTENCES, 3)
+
+
+@pytest.mark.parametrize("train", ["train_char_bpe", "train_wordpiece", "train_unigram"])
+def test_rare_characters_become_unknown_where_there_are_no_bytes(train):
+    view = segmentation.from_tokenizers(train, getattr(tokenization, train)(sentences(100), 120))
+    assert view.vocab_size <= 120
+    assert view.unknown_id in view.encode("뷁")
 
 
 def test_sentencepiece_vocabulary_smaller_than_its_bytes():
@@ -387,6 +395,16 @@ def test_spans_cover_the_text(korean, kind):
 
 def test_pieces_show_cut_characters_as_bytes(korean):
     assert "".join(segmentation.from_pretrained("b", korean).pieces("뷁")).startswith("<EB")
+
+
+def test_sweep_measures_what_it_says():
+    rows = tokenization.sweep(sentences(200), sentences(20, seed=1), [300, 400], hidden_size=8, body_parameters=1000)
+    small, large = rows
+    assert (small["vocab_size"], large["vocab_size"]) == (300, 400)
+    assert large["chars_per_token"] > small["chars_per_token"] > 0
+    assert small["embedding_parameters"] == 2400
+    assert small["embedding_share"] == 2400 / 3400
+    assert all(0 < row["bits_per_char"] < 8 for row in rows)
 
 
 # ---------------------------------------------------------------------------------------------- the stage

@@ -151,6 +151,16 @@ def particle_boundaries(text: str) -> set[int]:
     return {place for place in found if _inside_word(text, place)}
 
 
+def morphemes(text: str) -> list[tuple[tuple[int, int], str]]:
+    """[((start, end), tag)] of the analyser's morphemes; a contraction's second part has an empty span and is left out."""
+    found, end = [], 0
+    for token in _kiwi().tokenize(text):
+        start, end = max(end, token.start), max(end, token.start + token.len)
+        if start < end:
+            found.append(((start, end), str(token.tag)))
+    return found
+
+
 def token_boundaries(text: str, spans: Iterable[tuple[int, int]]) -> set[int]:
     """Places inside an 어절 where a token begins and no token reaches across (a cut character is no boundary)."""
     spans = [(start, end) for start, end in spans if start < end]

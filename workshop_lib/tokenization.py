@@ -162,20 +162,23 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
 def train_unigram(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
     """Unigram language model (Kudo 2018, arXiv:1804.10959) by Hugging Face `tokenizers`, over characters.
 
-    Raises WorkshopError if the corpus has more distinct characters than the vocabulary has room for.
+    At most half of the vocabulary is alphabet; the rest of the characters become [UNK]. This trainer adds floating-point
+    numbers in an order that changes from run to run: the last digits of the scores, and rarely a piece, do too.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+    _require_room(vocab_size, 4, "[UNK]와 글자 몇 개")
     kept = _all(texts)
-    alphabet = len(set().union(*kept))
-    _require_room(vocab_size, alphabet + 2, f"서로 다른 글자 {alphabet}개와 [UNK]")
+    alphabet = set(_frequent_chars(kept, vocab_size // 2))
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="never")
     trainer = trainers.UnigramTrainer(
         vocab_size=vocab_size, special_tokens=["[UNK]"], unk_token="[UNK]", show_progress=False
     )
-    tokenizer.train_from_iterator(kept, trainer)
+    # This trainer has no limit of its own and fails when the alphabet alone fills the vocabulary.
+    common = ("".join(char if char in alphabet else " " for char in text) for text in kept)
+    tokenizer.train_from_iterator(common, trainer)
     return tokenizer
 
 
@@ -258,6 +261,41 @@ def render_chat(messages: Sequence[Mapping[str, str]], add_generation_prompt: bo
     <|assistant|> if the model is to speak next."""
     text = "<s>" + "".join(f"<|{message['role']}|>{message['content']}<|end|>" for message in messages)
     return text + "<|assistant|>" if add_generation_prompt else text
+
+
+def sweep(
+    texts: Sequence[str], held_out: Sequence[str], sizes: Sequence[int], hidden_size: int, body_parameters: int, order: int = 3
+) -> list[dict[str, float]]:
+    """What the vocabulary size does: one row a size.
+
+    tokens_per_char falls; embedding (vocabulary x hidden_size parameters, input and output tied) and its share of the model
+    rise; bits_per_char is that of an interpolated n-gram model of `order` over the tokens of `texts`, on `held_out`. Bits
+    per *token* could not be compared: their unit changes with the vocabulary. `</s>` costs bits, but is no character.
+    """
+    import numpy as np
+
+    from workshop_lib import ngram
+
+    def stream(tokenizer: "Tokenizer", documents: Sequence[str]) -> np.ndarray:
+        encoded = tokenizer.encode_batch(list(documents), add_special_tokens=False)
+        return np.concatenate([np.array([1, *document.ids, 2]) for document in encoded])  # <s> ... </s>
+
+    rows: list[dict[str, float]] = []
+    characters = sum(map(len, held_out))
+    for size in sizes:
+        tokenizer = train_byte_bpe(texts, size, SPECIAL_TOKENS)
+        found = tokenizer.get_vocab_size()
+        tokens = stream(tokenizer, held_out)
+        model = ngram.fit(stream(tokenizer, texts), order, found, bos=1)
+        embedding = found * hidden_size
+        rows.append({
+            "vocab_size": found,
+            "chars_per_token": characters / (len(tokens) - 2 * len(held_out)),
+            "embedding_parameters": embedding,
+            "embedding_share": embedding / (embedding + body_parameters),
+            "bits_per_char": model.bits_per_char(tokens, characters),
+        })  # fmt: skip
+    return rows
 
 
 def load(folder: Path) -> "PreTrainedTokenizerFast":
