@@ -17,9 +17,10 @@ import unicodedata
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
+from types import ModuleType
 
-from workshop_lib.corpora import crawl_numbers, crawl_pages
-from workshop_lib.corpora import crawl_phrases as words
+from workshop_lib import WorkshopError
+from workshop_lib.corpora import crawl_numbers, crawl_pages, crawl_phrases, crawl_phrases_held_out
 
 DEFECTS: dict[str, str] = {
     "html": "HTML 태그, 스크립트, 스타일, 주석, 엔티티가 섞여 있다",
@@ -56,7 +57,11 @@ RUN_KEPT = 2  # ㅋㅋㅋㅋㅋ -> ㅋㅋ: the feeling stays, the noise goes
 MIN_CLEAN_CHARS = 60  # shorter clean documents are not used, so that "too_short" has one truth
 _MEMORY = 2_000  # copies are made of one of this many latest articles: bounded memory, however long the crawl
 
+# Rules are written looking at "train"; "validation" says the same things in words and frames that occur nowhere there.
+_WORDS: dict[str, ModuleType] = {"train": crawl_phrases, "validation": crawl_phrases_held_out}
+
 _RUN = re.compile(r"([ㅋㅎㅠㅜ!?~])\1{" + str(RUN_KEPT) + ",}")
+_WORD = re.compile(r"[가-힣]{2,4}")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -73,23 +78,25 @@ def crawl(n: int, seed: int = 0, split: str = "train") -> Iterator[dict]:
     by ``MASKS``; None if the page must go), ``duplicate_of`` (id of an earlier kept page, or None), ``pii`` and
     ``lookalikes`` (lists of {"kind", "value"}: must be masked or cut; must survive), ``origin`` (what it was made from).
     """
-    rng = random.Random(f"crawl/{split}/{seed}")
-    articles = _articles(n, seed, split, rng)
+    if split not in _WORDS:
+        raise WorkshopError(f"split은 {' 또는 '.join(_WORDS)}이어야 한다. 받은 값: {split!r}")
+    rng, words = random.Random(f"crawl/{split}/{seed}"), _WORDS[split]
+    articles = _articles(n, seed, split, words, rng)
     earlier: deque[dict] = deque(maxlen=_MEMORY)
     for index in range(n):
         kind = _draw(rng, REMOVED_RATES)
         page = {"id": f"crawl-{split}-{seed}-{index:07d}", "origin": kind}
         if kind in ("exact_duplicate", "near_duplicate"):
-            copied = _copy(kind, earlier, rng)
+            copied = _copy(kind, earlier, words, rng)
             kind = kind if copied else None  # nothing to copy yet: an ordinary article
         if kind is None:
-            page |= next(articles) | {"duplicate_of": None, "url": _url(rng), "kind": None}
+            page |= next(articles) | {"duplicate_of": None, "url": _url(words, rng), "kind": None}
         elif kind in ("exact_duplicate", "near_duplicate"):
             page |= copied | {"kind": kind}
         else:
-            page |= {"lines": _junk(kind, rng), "body_pii": [], "lookalikes": [], "duplicate_of": None, "url": _url(rng),
-                     "kind": kind}
-        page = _finish(page, earlier, rng)
+            page |= {"lines": _junk(kind, words, rng), "mashed": False, "body_pii": [], "lookalikes": [],
+                     "duplicate_of": None, "url": _url(words, rng), "kind": kind}
+        page = _finish(page, earlier, words, rng)
         if kind is None:
             earlier.append(page)
         yield {key: page[key] for key in ("id", "url", "source", "raw", "defects", "clean", "duplicate_of", "pii",
@@ -99,7 +106,7 @@ def crawl(n: int, seed: int = 0, split: str = "train") -> Iterator[dict]:
 # --- the words of a page: a list of lines, each (dirty, clean or None when a cleaner must cut it) -------------------
 
 
-def _articles(n: int, seed: int, split: str, rng: random.Random) -> Iterator[dict]:
+def _articles(n: int, seed: int, split: str, words: ModuleType, rng: random.Random) -> Iterator[dict]:
     """Yield articles without end: clean documents with personal data, look-alikes, laughter and mash worked in."""
     stories, prose, reviews = _sources()
     supply = {"story": (row["text"] for row in stories.stories(4 * n + 100, seed, split)),
@@ -114,7 +121,7 @@ def _articles(n: int, seed: int, split: str, rng: random.Random) -> Iterator[dic
         lines = [" ".join(line.split()) for line in text.split("\n") if line.strip()]
         if sum(map(len, lines)) < MIN_CLEAN_CHARS:
             continue
-        yield _season({"origin": origin, "lines": [(line, shorten_runs(line)) for line in lines]}, rng)
+        yield _season({"origin": origin, "lines": [(line, shorten_runs(line)) for line in lines]}, words, rng)
 
 
 def _sources():
@@ -144,7 +151,7 @@ def _threads(rows: Iterator[dict], rng: random.Random) -> Iterator[str]:
         yield "\n".join(batch)
 
 
-def _season(page: dict, rng: random.Random) -> dict:
+def _season(page: dict, words: ModuleType, rng: random.Random) -> dict:
     """Work the defects that are words, not bytes, into an article's lines."""
     lines, pii, lookalikes = page["lines"], [], []
 
@@ -167,34 +174,39 @@ def _season(page: dict, rng: random.Random) -> dict:
         run = "".join(rng.choice(words.LAUGH_CHARS) * rng.randint(4, 18) for _ in range(rng.choice((1, 1, 2))))
         dirty = rng.choice(words.LAUGHS).format(run=run)
         insert(dirty, shorten_runs(dirty))
-    if rng.random() < RATES["jamo"]:
-        for _ in range(rng.randint(1, 3)):
-            insert(_mash(rng), None)
-    return page | {"lines": lines, "body_pii": pii, "lookalikes": lookalikes}
+    mashed = rng.random() < RATES["jamo"]
+    for _ in range(rng.randint(1, 3) if mashed else 0):
+        at = rng.randrange(len(lines))
+        dirty, clean = lines[at]
+        if clean is None or rng.random() < 0.6:
+            insert(_mash(words, rng), None)
+        else:  # at the end of what somebody meant to write
+            lines[at] = (f"{dirty} {_mash(words, rng)}", clean)
+    return page | {"lines": lines, "body_pii": pii, "lookalikes": lookalikes, "mashed": mashed}
 
 
-def _mash(rng: random.Random) -> str:
+def _mash(words: ModuleType, rng: random.Random) -> str:
     if rng.random() < 0.5:
         return rng.choice(words.MASH_RUNS) * rng.randint(1, 3)
     return "".join(rng.choices(words.MASH, k=rng.randint(5, 20)))
 
 
-def _copy(kind: str, earlier: deque, rng: random.Random) -> dict | None:
+def _copy(kind: str, earlier: deque, words: ModuleType, rng: random.Random) -> dict | None:
     """Return a copy of an earlier article, edited a little for ``near_duplicate``; None if there is none to copy."""
     long_enough = [page for page in rng.sample(range(len(earlier)), min(8, len(earlier)))
                    if kind == "exact_duplicate" or len(earlier[page]["clean"]) >= 150]
     if not long_enough:
         return None
     original = earlier[long_enough[0]]
-    copied = {key: original[key] for key in ("lines", "body_pii", "lookalikes", "origin", "url")}
+    copied = {key: original[key] for key in ("lines", "body_pii", "lookalikes", "mashed", "origin", "url")}
     copied["duplicate_of"] = original["id"]
     if kind == "near_duplicate":
-        copied |= {"lines": _edit(original["lines"], rng), "url": _url(rng)}
+        copied |= {"lines": _edit(original["lines"], rng), "url": _url(words, rng)}
     elif rng.random() < 0.5:  # the same bytes under a second address
         copied |= {"raw": original["raw"], "defects": original["defects"], "pii": original["pii"],
                    "url": original["url"] + "?utm_source=share"}
     else:
-        copied["url"] = _url(rng)
+        copied["url"] = _url(words, rng)
     return copied
 
 
@@ -225,7 +237,7 @@ def _edit(lines: list[tuple], rng: random.Random) -> list[tuple]:
     return edited
 
 
-def _junk(kind: str, rng: random.Random) -> list[tuple]:
+def _junk(kind: str, words: ModuleType, rng: random.Random) -> list[tuple]:
     """Return the lines of a page that must be removed."""
     if kind == "foreign":
         parts, joint, end = words.FOREIGN[rng.choice(("en", "en", "ja", "zh"))]
@@ -239,6 +251,9 @@ def _junk(kind: str, rng: random.Random) -> list[tuple]:
             name=rng.choice(words.SPAM_NAMES), pct=rng.choice((100, 150, 200)), won=rng.randint(1, 300) * 10,
             code=f"{rng.choice('abcdefgh')}{rng.randint(100, 9999)}", num=rng.randint(3, 60), count=rng.randint(50, 900))
             for _ in range(rng.randint(4, 9))]
+        if rng.random() < 0.3:  # ads dodge word lists: 카.지.노
+            mark = rng.choice(".,·*_ ")
+            text = [_WORD.sub(lambda match: mark.join(match[0]) if rng.random() < 0.3 else match[0], line) for line in text]
     elif kind == "too_short":
         text = [rng.choice(words.TOO_SHORT)]
     else:
@@ -251,7 +266,7 @@ def _junk(kind: str, rng: random.Random) -> list[tuple]:
 # --- from words to bytes -------------------------------------------------------------------------------------
 
 
-def _finish(page: dict, earlier: deque, rng: random.Random) -> dict:
+def _finish(page: dict, earlier: deque, words: ModuleType, rng: random.Random) -> dict:
     """Render the page's lines to raw bytes, and write down its defects and its clean text."""
     kind, lines = page["kind"], page["lines"]
     clean = "\n".join(line for _, line in lines if line is not None)
@@ -260,7 +275,7 @@ def _finish(page: dict, earlier: deque, rng: random.Random) -> dict:
         page["defects"] = sorted({*page["defects"], kind})
         return page
     defects = {kind} if kind else set()
-    defects |= {"jamo"} if any(clean is None for _, clean in lines) else set()
+    defects |= {"jamo"} if page["mashed"] else set()
     defects |= {"laughter"} if any(_RUN.search(dirty) for dirty, _ in lines) else set()
     body = [dirty for dirty, _ in lines]
     chosen = {name for name in RATES if rng.random() < RATES[name]}
@@ -271,12 +286,12 @@ def _finish(page: dict, earlier: deque, rng: random.Random) -> dict:
             body, defects = crawl_pages.change_width(body, rng), defects | {"width"}
     top, bottom, pii = [], [], page["body_pii"]
     if "boilerplate" in chosen:
-        top, bottom, pii = crawl_pages.boilerplate(earlier, pii, rng)
+        top, body, bottom, pii = crawl_pages.boilerplate(body, page["origin"] == "review", earlier, pii, words, rng)
         defects.add("boilerplate")
     defects |= {"pii"} if pii else set()
     if "html" in chosen:
         defects.add("html")
-        text = crawl_pages.write_html(body, top, bottom, rng)
+        text = crawl_pages.write_html(body, top, bottom, words, rng)
     else:
         text = rng.choice(("\n", "\n", "\r\n", "\n\n")).join([*top, *body, *bottom]) + "\n"
     if "nfd" in chosen and kind is None:
@@ -295,5 +310,5 @@ def _draw(rng: random.Random, rates: dict[str, float]) -> str | None:
     return None
 
 
-def _url(rng: random.Random) -> str:
+def _url(words: ModuleType, rng: random.Random) -> str:
     return f"https://{rng.choice(words.DOMAINS)}/{rng.choice(('post', 'read', 'board', 'entry', 'article'))}/{rng.randint(1, 9_999_999)}"

@@ -69,7 +69,8 @@ def _barcode(rng: random.Random) -> str:
     """A Korean EAN-13: starts like a birthday (8801..) but, as a 주민등록번호, has a wrong check digit."""
     first12 = "8801" + _digits(rng, 8)
     ean = str(-sum(int(digit) * (3 if i % 2 else 1) for i, digit in enumerate(first12)) % 10)
-    return first12 + ean if ean != resident_check_digit(first12) else _barcode(rng)
+    own = int(resident_check_digit(first12))  # a foreigner's number (seventh digit 5 to 8) ends two higher
+    return first12 + ean if int(ean) not in (own, (own + 2) % 10) else _barcode(rng)
 
 
 def _order_number(rng: random.Random) -> str:

@@ -7,8 +7,8 @@ truth.
 import html as html_lib
 import random
 from collections.abc import Sequence
+from types import ModuleType
 
-from workshop_lib.corpora import crawl_phrases as words
 from workshop_lib.corpora.crawl_numbers import email, name
 
 _HIDDEN = "\u200b\u200b\u200b\ufeff\u00ad\u3164"
@@ -61,10 +61,15 @@ def change_width(body: list[str], rng: random.Random) -> list[str]:
     return [" ".join(pieces) if i == at else line for i, line in enumerate(body)]
 
 
-def boilerplate(earlier: Sequence[dict], pii: list[dict], rng: random.Random) -> tuple[list[str], list[str], list[dict]]:
-    """Return the lines above and below an article; a reporter's address among them is personal data too."""
+def boilerplate(body: list[str], thread: bool, earlier: Sequence[dict], pii: list[dict], words: ModuleType, rng: random.Random
+                ) -> tuple[list[str], list[str], list[str], list[dict]]:
+    """Return the lines above the article, the article, the lines below, and the personal data.
+
+    A reporter's address among the new lines is personal data too. Some of it touches the article itself: a news
+    agency's lead before the first sentence, or who wrote what and when between the comments of a ``thread``.
+    """
     mail = email(rng)
-    fixed = {"site": rng.choice(words.SITES), "name": name(rng), "nick": rng.choice(words.GIVEN) + "**", "mail": mail,
+    fixed = {"site": rng.choice(words.SITES), "name": name(rng), "mail": mail, "city": rng.choice(("서울", "부산", "전주", "강릉")),
              "date": f"{rng.randint(2015, 2025)}.{rng.randint(1, 12):02d}.{rng.randint(1, 28):02d}",
              "time": f"{rng.randint(0, 23):02d}:{rng.randint(0, 59):02d}", "year": rng.randint(2015, 2025),
              "business": f"{rng.randint(100, 999)}-{rng.randint(10, 99)}-{rng.randint(10_000, 99_999)}"}
@@ -80,9 +85,18 @@ def boilerplate(earlier: Sequence[dict], pii: list[dict], rng: random.Random) ->
     bottom += rng.sample(words.COPYRIGHTS, rng.randint(0, 1)) + rng.sample(words.FOOTERS, rng.randint(1, 3))
 
     def fill(line: str) -> str:
-        return line.format(**fixed, count=f"{rng.randint(100, 90_000):,}", small=rng.randint(0, 99)) if "{" in line else line
+        if "{" not in line:
+            return line
+        return line.format(**fixed, nick=rng.choice(("하늘", "모래", "솔", "구름", "별님")) + "**", small=rng.randint(0, 99),
+                           count=f"{rng.randint(100, 90_000):,}")
 
-    return [fill(line) for line in top], [fill(line) for line in bottom], pii
+    body = list(body)
+    if thread and rng.random() < 0.5:
+        between = rng.choice(words.THREAD)
+        body = [line for text in body for line in (fill(between), text)]
+    elif not thread and rng.random() < 0.15:
+        body[0] = fill(rng.choice(words.LEADS)) + body[0]
+    return [fill(line) for line in top], body, [fill(line) for line in bottom], pii
 
 
 def _escape(line: str, rng: random.Random) -> str:
@@ -94,9 +108,9 @@ def _escape(line: str, rng: random.Random) -> str:
     return line.replace(" ", "&nbsp;", 1) if rng.random() < 0.15 else line
 
 
-def write_html(body: list[str], top: list[str], bottom: list[str], rng: random.Random) -> str:
-    """Return an HTML page in one of four styles. ``%CHARSET%`` stands where the charset is declared."""
-    style = rng.choice(("modern", "blog", "table", "forum"))
+def write_html(body: list[str], top: list[str], bottom: list[str], words: ModuleType, rng: random.Random) -> str:
+    """Return an HTML page in one of six styles. ``%CHARSET%`` stands where the charset is declared."""
+    style = rng.choice(words.STYLES)
     title = _escape(body[0][:30], rng) + " - " + rng.choice(words.SITES)
     out = [_escape(line, rng) for line in body]
     for at in range(len(out)):  # inline tags must not split a word
@@ -131,6 +145,16 @@ def write_html(body: list[str], top: list[str], bottom: list[str], rng: random.R
         return ("<HTML><HEAD>%CHARSET%<TITLE>" + title + "</TITLE></HEAD>\n<BODY BGCOLOR=#FFFFFF><TABLE BORDER=0><TR><TD>\n"
                 + "".join(f"<FONT SIZE=2>{line}</FONT><BR>\n" for line in head) + "</TD></TR><TR><TD>\n"
                 + "<BR>\n".join(out) + "\n</TD></TR>\n<TR><TD>" + "<BR>\n".join(foot) + "</TD></TR></TABLE></BODY></HTML>\n")
+    if style == "press":  # a newspaper's frame: ids say little, paragraphs end in two line breaks
+        return ('<!doctype html>\n<html><head>\n<title>' + title + "</title>\n%CHARSET%\n</head><body><div id=wrap>\n<div id=hd>\n"
+                + "".join(f"<p>{line}</p>\n" for line in head) + '</div>\n<section class="view_con"><div class="txt">\n'
+                + "<br/><br/>\n".join(out) + "\n</div></section>\n<div id=ft>\n"
+                + "".join(f"<span>{line}</span><br/>\n" for line in foot) + "</div></div></body></html>\n")
+    if style == "note":  # everything is a section of its own
+        return ('<html lang="ko"><head>%CHARSET%<title>' + title + "</title></head><body>\n"
+                + "".join(f"<section><small>{line}</small></section>\n" for line in head)
+                + "".join(f'<section class="note-block"><p>{line}</p></section>\n' for line in out)
+                + "".join(f"<section><small>{line}</small></section>\n" for line in foot) + "</body></html>\n")
     box, item = ("div", "div") if style == "blog" else ("ul", "li")
     return ("<html>\n<head>\n%CHARSET%\n<title>" + title + "</title>\n<script>var page = {\"type\": \"post\"};</script>\n</head>\n"
             "<body>\n" + "".join(f'<div class="top-menu">{line}</div>\n' for line in head)

@@ -22,6 +22,8 @@ MENUS = ("홈 | 뉴스 | 연예 | 스포츠 | 날씨 | 로그인", "전체메뉴
          "MY페이지 | 장바구니 | 주문조회", "글자 크기 작게 크게", "프린트 | 스크랩 | 신고")
 BYLINES = ("입력 {date} {time} | 수정 {date} {time}", "기사입력 {date} {time}", "작성자 {nick} | 조회 {count} | 추천 {small}",
            "{date} {time} · 댓글 {small}개", "[{site}={name} 기자]", "등록일 {date} 조회수 {count}", "글쓴이 : {nick}")
+LEADS = ("({city}={site}) {name} 기자 = ", "[{site}={name} 기자] ", "[{site} {name}] ")
+THREAD = ("{nick} | {date}", "{nick} {date} 신고", "별점 {small} · {nick}")
 SHARES = ("공유하기 페이스북 트위터 카카오톡 URL복사", "이 글을 공유하기", "카카오스토리 밴드 라인으로 보내기",
           "좋아요 {small} 공감 {small} 댓글 {small}",
           "이 기사를 추천합니다 {small}", "URL 복사 | 이메일 보내기 | 인쇄", "공감 {small} 비공감 {small} 신고",
@@ -62,6 +64,9 @@ LOOKALIKES = {
     "angle_bracket": ("요즘 <{title}> 보는 재미로 삽니다 >_<", "<{title}> 다들 보셨나요?", "별점은 5 > 4 > 3 순서로 보시면 됩니다."),
     "abbreviation": ("ㅇㅇ 저도 그렇게 봤어요.", "ㄹㅇ 마음이 따뜻해지는 글이네요.", "ㄱㅅ합니다 잘 읽었어요.",
                      "ㅇㅋ 다음 글도 기다릴게요."),
+    "library_loan": ("대출한 책은 2주 안에 도서관에 돌려주면 됩니다.", "도서 대출은 오후 여섯 시까지입니다."),
+    "casino_story": ("드라마에서는 주인공이 카지노에서 전 재산을 잃습니다.", "영화 속 사채업자의 대출 장면이 무서웠어요."),
+    "login_story": ("로그인이 안 돼서 고객센터에 전화했던 날이 떠올랐습니다.",),
     "english_quote": ('제목 옆에는 "Every small door opens to a garden."이라고 적혀 있었습니다.',
                       'She said, "Please read this page slowly." 이 한 줄이 오래 남습니다.'),
 }
@@ -115,4 +120,4 @@ _ZH_END = ("，许多人都来参观。", "，那是美好的一天。", "，没
 FOREIGN = {"en": ((_EN_WHO, _EN_DO, _EN_WHEN, _EN_END), " ", ". "),
            "ja": ((_JA_WHO, _JA_WHEN, _JA_DO, _JA_END), "", ""),
            "zh": ((_ZH_WHO, _ZH_WHEN, _ZH_DO, _ZH_END), "", "")}
-FOREIGN_TITLES = {"en": "News from the harbor", "ja": "町の便り", "zh": "小镇来信"}
+STYLES = ("modern", "blog", "table", "forum")
