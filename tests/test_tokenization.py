@@ -259,6 +259,13 @@ def _sentencepiece(model_type, cached={}):  # noqa: B006
     return cached[model_type]
 
 
+@pytest.mark.parametrize("train", ["train_char_bpe", "train_unigram"])
+def test_a_space_is_never_unknown(train):
+    texts = ["".join(chr(0xAC00 + i) for i in range(start, start + 50)) + " 가" for start in range(0, 600, 50)] * 2
+    view = segmentation.from_tokenizers(train, getattr(tokenization, train)(texts, 300))
+    assert view.unknown_id not in view.encode("가 가")
+
+
 def test_english_text_is_there_and_has_no_hangul():
     text = "".join(tokenization.english_text())
     assert len(text) > 300_000

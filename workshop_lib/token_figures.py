@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from workshop_lib import display, hangul
-from workshop_lib.segmentation import Segmenter, particle_boundaries, morphemes
+from workshop_lib.segmentation import Segmenter, morphemes, particle_boundaries
 
 
 def syllable(char: str):
@@ -43,7 +43,7 @@ def boundaries(text: str, segmenters: Sequence[Segmenter]):
         axes.text(-0.4, -row, name, ha="right", va="center")
         drawn = sorted({span for span in spans if span[0] < span[1]})
         for number, (start, end) in enumerate(drawn):
-            cut = spans.count((start, end)) > 1
+            cut = sum(a < end and start < b for a, b in spans) > 1
             colour = display.CHIP_COLOURS[number % len(display.CHIP_COLOURS)]
             axes.barh(-row, end - start - 0.08, 0.72, start + 0.04, color=colour, hatch="///" if cut else None, edgecolor="#999999", lw=0.4)
         for place, char in enumerate(text):

@@ -78,7 +78,7 @@ def _require_room(vocab_size: int, needed: int, what: str) -> None:
 
 def _frequent_chars(texts: Sequence[str], limit: int) -> list[str]:
     # Chosen here, for the library's own choice among equally frequent characters differs from run to run.
-    counts = Counter(char for text in texts for char in text if not char.isspace()) + Counter("▁")
+    counts = Counter(char for text in texts for char in text if char != " ")
     return sorted(counts, key=lambda char: (-counts[char], char))[:limit]
 
 
@@ -117,7 +117,7 @@ def train_char_bpe(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="never")
     kept = _all(texts)
-    alphabet = _frequent_chars(kept, vocab_size // 2)
+    alphabet = ["▁", *_frequent_chars(kept, vocab_size // 2 - 1)]  # ▁ stands for the space
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
