@@ -62,7 +62,7 @@ _WORDS: dict[str, ModuleType] = {"train": crawl_phrases, "validation": crawl_phr
 
 _RUN = re.compile(r"([ㅋㅎㅠㅜ!?~])\1{" + str(RUN_KEPT) + ",}")
 _WORD = re.compile(r"[가-힣]{2,4}")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_SENTENCE_END = re.compile(r"(?<=[.!?\"])\s+")
 
 
 def shorten_runs(text: str) -> str:
@@ -108,9 +108,10 @@ def crawl(n: int, seed: int = 0, split: str = "train") -> Iterator[dict]:
 
 def _articles(n: int, seed: int, split: str, words: ModuleType, rng: random.Random) -> Iterator[dict]:
     """Yield articles without end: clean documents with personal data, look-alikes, laughter and mash worked in."""
-    stories, prose, reviews = _sources()
+    from workshop_lib.corpora import load, reviews, stories
+
     supply = {"story": (row["text"] for row in stories.stories(4 * n + 100, seed, split)),
-              "prose": (row["text"] for row in prose.prose(n, seed, split)),
+              "prose": (row["text"] for row in load("encyclopedia")),
               "review": _threads(reviews.reviews(6 * n, seed, split), rng)}
     while True:
         origin = rng.choices([name for name, _ in SOURCE_SHARES], [share for _, share in SOURCE_SHARES])[0]
@@ -119,30 +120,24 @@ def _articles(n: int, seed: int, split: str, words: ModuleType, rng: random.Rand
             origin, text = "story", next(supply["story"])
         text = unicodedata.normalize("NFC", text)
         lines = [" ".join(line.split()) for line in text.split("\n") if line.strip()]
+        if origin == "story" and rng.random() < 0.6:
+            lines = [paragraph for line in lines for paragraph in _paragraphs(line, rng)]
         if sum(map(len, lines)) < MIN_CLEAN_CHARS:
             continue
         yield _season({"origin": origin, "lines": [(line, shorten_runs(line)) for line in lines]}, words, rng)
 
 
-def _sources():
-    """Temporary: stand-ins for the corpora that are still being written."""
-    from types import SimpleNamespace
-
-    def story(n, seed=0, split="train"):
-        rng = random.Random(f"standin/{split}/{seed}")
-        who, place = ("지우", "토끼 보리", "할머니", "꼬마 곰 두리", "민재"), ("숲", "시장", "바닷가", "도서관", "언덕")
-        thing = ("빨간 우산", "작은 열쇠", "낡은 피리", "노란 모자", "종이배", "반짝이는 돌")
-        does = ("{p}에서 {t} 하나를 찾았습니다.", "{t} 때문에 마음이 두근거렸습니다.", "{p}까지 한참을 걸어갔습니다.",
-                "{w}도 함께 가겠다고 말했습니다.", "바람이 불어 {t} 쪽으로 나뭇잎이 날아왔습니다.", "{w}에게 {t} 이야기를 들려주었습니다.",
-                "집으로 돌아오는 길에 {p} 위로 별이 떴습니다.", "모두 웃으며 {t} 앞에 둘러앉았습니다.")
-        for i in range(n):
-            lines = [" ".join(rng.choice(does).format(p=rng.choice(place), t=rng.choice(thing), w=rng.choice(who))
-                              for _ in range(rng.randint(2, 4))) for _ in range(rng.randint(2, 4))]
-            yield {"id": f"story-{i}", "text": f"{rng.choice(who)}에게 {rng.randint(2, 99)}번째 아침이 왔습니다.\n" + "\n".join(lines)}
-
-    from workshop_lib.corpora import reviews
-
-    return SimpleNamespace(stories=story), SimpleNamespace(prose=story), reviews
+def _paragraphs(text: str, rng: random.Random) -> Iterator[str]:
+    """Break a text into paragraphs of two to five sentences, as bloggers do; never inside a quotation."""
+    paragraph: list[str] = []
+    size = rng.randint(2, 5)
+    for sentence in _SENTENCE_END.split(text):
+        paragraph.append(sentence)
+        if len(paragraph) >= size and " ".join(paragraph).count('"') % 2 == 0:
+            yield " ".join(paragraph)
+            paragraph, size = [], rng.randint(2, 5)
+    if paragraph:
+        yield " ".join(paragraph)
 
 
 def _threads(rows: Iterator[dict], rng: random.Random) -> Iterator[str]:

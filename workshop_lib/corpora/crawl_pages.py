@@ -6,6 +6,7 @@ truth.
 
 import html as html_lib
 import random
+import re
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -61,6 +62,13 @@ def change_width(body: list[str], rng: random.Random) -> list[str]:
     return [" ".join(pieces) if i == at else line for i, line in enumerate(body)]
 
 
+_SLOT = re.compile(r"\{(\w+)\}")
+
+
+def _date(rng: random.Random) -> str:
+    return f"{rng.randint(2015, 2025)}.{rng.randint(1, 12):02d}.{rng.randint(1, 28):02d}"
+
+
 def boilerplate(body: list[str], thread: bool, earlier: Sequence[dict], pii: list[dict], words: ModuleType, rng: random.Random
                 ) -> tuple[list[str], list[str], list[str], list[dict]]:
     """Return the lines above the article, the article, the lines below, and the personal data.
@@ -70,9 +78,15 @@ def boilerplate(body: list[str], thread: bool, earlier: Sequence[dict], pii: lis
     """
     mail = email(rng)
     fixed = {"site": rng.choice(words.SITES), "name": name(rng), "mail": mail, "city": rng.choice(("서울", "부산", "전주", "강릉")),
-             "date": f"{rng.randint(2015, 2025)}.{rng.randint(1, 12):02d}.{rng.randint(1, 28):02d}",
-             "time": f"{rng.randint(0, 23):02d}:{rng.randint(0, 59):02d}", "year": rng.randint(2015, 2025),
-             "business": f"{rng.randint(100, 999)}-{rng.randint(10, 99)}-{rng.randint(10_000, 99_999)}"}
+             "date": _date(rng), "year": str(rng.randint(2015, 2025))}
+    anew = {"nick": lambda: rng.choice(("하늘", "모래", "솔", "구름", "별님", "초록", "밤톨")) + "**", "small": lambda: str(rng.randint(0, 99)),
+            "day": lambda: _date(rng), "time": lambda: f"{rng.randint(0, 23):02d}:{rng.randint(0, 59):02d}",
+            "count": lambda: f"{rng.randint(100, 90_000):,}",
+            "business": lambda: f"{rng.randint(100, 999)}-{rng.randint(10, 99)}-{rng.randint(10_000, 99_999)}"}
+
+    def fill(line: str) -> str:
+        return _SLOT.sub(lambda slot: fixed[slot[1]] if slot[1] in fixed else anew[slot[1]](), line)
+
     top = rng.sample(words.MENUS, rng.randint(1, 4)) + rng.sample(words.BYLINES, rng.randint(0, 1))
     bottom = rng.sample(words.SHARES, rng.randint(0, 2))
     if rng.random() < 0.2:
@@ -83,12 +97,6 @@ def boilerplate(body: list[str], thread: bool, earlier: Sequence[dict], pii: lis
         if earlier:
             bottom.append(rng.choice(earlier)["lines"][0][0][:24] + "…")
     bottom += rng.sample(words.COPYRIGHTS, rng.randint(0, 1)) + rng.sample(words.FOOTERS, rng.randint(1, 3))
-
-    def fill(line: str) -> str:
-        if "{" not in line:
-            return line
-        return line.format(**fixed, nick=rng.choice(("하늘", "모래", "솔", "구름", "별님")) + "**", small=rng.randint(0, 99),
-                           count=f"{rng.randint(100, 90_000):,}")
 
     body = list(body)
     if thread and rng.random() < 0.5:

@@ -23,7 +23,7 @@ MENUS = ("홈 | 뉴스 | 연예 | 스포츠 | 날씨 | 로그인", "전체메뉴
 BYLINES = ("입력 {date} {time} | 수정 {date} {time}", "기사입력 {date} {time}", "작성자 {nick} | 조회 {count} | 추천 {small}",
            "{date} {time} · 댓글 {small}개", "[{site}={name} 기자]", "등록일 {date} 조회수 {count}", "글쓴이 : {nick}")
 LEADS = ("({city}={site}) {name} 기자 = ", "[{site}={name} 기자] ", "[{site} {name}] ")
-THREAD = ("{nick} | {date}", "{nick} {date} 신고", "별점 {small} · {nick}")
+THREAD = ("{nick} | {day}", "{nick} {day} 신고", "별점 {small} · {nick}")
 SHARES = ("공유하기 페이스북 트위터 카카오톡 URL복사", "이 글을 공유하기", "카카오스토리 밴드 라인으로 보내기",
           "좋아요 {small} 공감 {small} 댓글 {small}",
           "이 기사를 추천합니다 {small}", "URL 복사 | 이메일 보내기 | 인쇄", "공감 {small} 비공감 {small} 신고",
