@@ -24,8 +24,8 @@ def split_of(combination: tuple) -> str:
     return "validation" if code % VALIDATION_SHARE == 0 else "train"
 
 
-def stream(name: str, n: int, seed: int, split: str, draw: Draw) -> Iterator[dict]:
-    """Yield `n` rows of `split`, each with an "id", no two with the same identity.
+def stream(name: str, n: int, seed: int, split: str, draw: Draw, key: str = "id") -> Iterator[dict]:
+    """Yield `n` rows of `split`, each with an id under `key`, no two with the same identity.
 
     `draw(rng, i)` makes one candidate for place `i` and returns (combination, identity, row). The identity is what
     must not repeat (usually the text). Candidates of the other split and repeats are thrown away.
@@ -50,4 +50,4 @@ def stream(name: str, n: int, seed: int, split: str, draw: Draw) -> Iterator[dic
                 break
         else:
             raise WorkshopError(f"{name} 생성기가 {split}에서 서로 다른 항목을 {i}개까지만 만들 수 있었다(요청: {n}개). n을 줄인다.")
-        yield {"id": f"{name}-{split}-{seed}-{i:06d}"} | row
+        yield {key: f"{name}-{split}-{seed}-{i:06d}"} | row
