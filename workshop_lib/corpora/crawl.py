@@ -281,7 +281,7 @@ def _finish(page: dict, earlier: deque, words: ModuleType, rng: random.Random) -
             body, defects = crawl_pages.change_width(body, rng), defects | {"width"}
     top, bottom, pii = [], [], page["body_pii"]
     if "boilerplate" in chosen:
-        top, body, bottom, pii = crawl_pages.boilerplate(body, page["origin"] == "review", earlier, pii, words, rng)
+        top, body, bottom, pii = crawl_pages.boilerplate(body, page["origin"], earlier, pii, words, rng)
         defects.add("boilerplate")
     defects |= {"pii"} if pii else set()
     if "html" in chosen:

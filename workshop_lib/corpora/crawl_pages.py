@@ -69,18 +69,19 @@ def _date(rng: random.Random) -> str:
     return f"{rng.randint(2015, 2025)}.{rng.randint(1, 12):02d}.{rng.randint(1, 28):02d}"
 
 
-def boilerplate(body: list[str], thread: bool, earlier: Sequence[dict], pii: list[dict], words: ModuleType, rng: random.Random
+def boilerplate(body: list[str], origin: str, earlier: Sequence[dict], pii: list[dict], words: ModuleType, rng: random.Random
                 ) -> tuple[list[str], list[str], list[str], list[dict]]:
     """Return the lines above the article, the article, the lines below, and the personal data.
 
     A reporter's address among the new lines is personal data too. Some of it touches the article itself: a news
-    agency's lead before the first sentence, or who wrote what and when between the comments of a ``thread``.
+    agency's lead before the first sentence, or who wrote what and when between the comments of a thread of reviews.
     """
     mail = email(rng)
     fixed = {"site": rng.choice(words.SITES), "name": name(rng), "mail": mail, "city": rng.choice(("서울", "부산", "전주", "강릉")),
              "date": _date(rng), "year": str(rng.randint(2015, 2025))}
-    anew = {"nick": lambda: rng.choice(("하늘", "모래", "솔", "구름", "별님", "초록", "밤톨")) + "**", "small": lambda: str(rng.randint(0, 99)),
-            "day": lambda: _date(rng), "time": lambda: f"{rng.randint(0, 23):02d}:{rng.randint(0, 59):02d}",
+    anew = {"nick": lambda: rng.choice(("하늘", "모래", "솔", "구름", "별님", "초록", "밤톨")) + "**",
+            "small": lambda: str(rng.randint(0, 99)), "day": lambda: _date(rng),
+            "time": lambda: f"{rng.randint(0, 23):02d}:{rng.randint(0, 59):02d}",
             "count": lambda: f"{rng.randint(100, 90_000):,}",
             "business": lambda: f"{rng.randint(100, 999)}-{rng.randint(10, 99)}-{rng.randint(10_000, 99_999)}"}
 
@@ -99,10 +100,10 @@ def boilerplate(body: list[str], thread: bool, earlier: Sequence[dict], pii: lis
     bottom += rng.sample(words.COPYRIGHTS, rng.randint(0, 1)) + rng.sample(words.FOOTERS, rng.randint(1, 3))
 
     body = list(body)
-    if thread and rng.random() < 0.5:
+    if origin == "review" and rng.random() < 0.5:
         between = rng.choice(words.THREAD)
         body = [line for text in body for line in (fill(between), text)]
-    elif not thread and rng.random() < 0.15:
+    elif origin in ("story", "prose") and rng.random() < 0.15:
         body[0] = fill(rng.choice(words.LEADS)) + body[0]
     return [fill(line) for line in top], body, [fill(line) for line in bottom], pii
 
@@ -171,7 +172,7 @@ def write_html(body: list[str], top: list[str], bottom: list[str], words: Module
 
 
 # What a program sees that reads one byte as one character; cp1252 leaves five bytes open, browsers pass them on.
-CP1252 = {code: bytes([code]).decode("cp1252", errors="ignore") or chr(code) for code in range(0x80, 0xA0)}
+_CP1252 = {code: bytes([code]).decode("cp1252", errors="ignore") or chr(code) for code in range(0x80, 0xA0)}
 
 
 def encode(text: str, chosen: set[str], defects: set[str], rng: random.Random) -> bytes:
@@ -181,17 +182,18 @@ def encode(text: str, chosen: set[str], defects: set[str], rng: random.Random) -
         (f'<meta charset="{name}">', f'<meta http-equiv="Content-Type" content="text/html; charset={name}">')) if name else "")
     # An old site that must write a character outside its charset writes a numeric reference; bare text cannot.
     outside = "xmlcharrefreplace" if is_html else "strict"
+    if text.isascii():  # an English page reads the same in all of these charsets: no defect
+        return declare("utf-8").encode("ascii")
     if "mojibake" in chosen:
+        page = declare("utf-8")
         try:
-            if rng.random() < 0.3:
-                broken = declare("utf-8").encode("cp949", outside).decode("latin-1")
-            else:
-                broken = declare("utf-8").encode("utf-8").decode("latin-1")
-                broken = broken.translate(CP1252) if rng.random() < 0.5 else broken
-            defects.add("mojibake")
-            return broken.encode("utf-8")
+            broken = page.encode("cp949" if rng.random() < 0.3 else "utf-8").decode("latin-1")
         except UnicodeEncodeError:
-            pass
+            broken = page.encode("utf-8").decode("latin-1")
+        # Read as cp1252 (what browsers take latin-1 for) or as latin-1 proper.
+        broken = broken.translate(_CP1252) if rng.random() < 0.5 else broken
+        defects.add("mojibake")
+        return broken.encode("utf-8")
     if "wrong_charset" in chosen:
         try:
             if is_html and rng.random() < 0.15:
