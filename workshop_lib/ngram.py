@@ -191,6 +191,8 @@ def _unique(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
 
 def _look_up(keys: np.ndarray, context: np.ndarray, tokens: np.ndarray, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
     """For each (context, token) its place in keys, and that place again or −1 where it is not there."""
+    if not len(keys):
+        return np.zeros(len(tokens), dtype=np.int64), np.full(len(tokens), -1, dtype=np.int64)
     wanted = np.where(context >= 0, context * vocab_size + tokens, -1)
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return at, np.where(keys[at] == wanted, at, -1)

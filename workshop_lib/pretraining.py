@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,8 @@ from workshop_lib.architectures.transformer import Transformer, TransformerConfi
 from workshop_lib.checkpoints import load_checkpoint, save_checkpoint, save_model
 from workshop_lib.ngram import bits_per_char
 from workshop_lib.optimization import clip_by_global_norm, optimizers, schedule, set_learning_rate
-from workshop_lib.packing import IGNORE, Batches, Validation, encode, pack, read_documents, validation_windows
+from workshop_lib.packing import IGNORE, Batches, Validation, encode, open_packed, pack, read_documents, validation_windows
+from workshop_lib.profile import get_profile
 from workshop_lib.throughput import fast_arithmetic, flops_per_token, matmul_peak
 
 
@@ -189,9 +191,9 @@ def next_token_loss(logits: Tensor, ids: Tensor) -> Tensor:
     return -scores.gather(2, ids[:, 1:, None]).mean()
 
 
-def new_model(settings, vocab_size: int, seed: int = 0) -> Transformer:
-    """The settings' Llama with random weights, on the GPU if there is one."""
-    config = TransformerConfig(
+def model_config(settings, vocab_size: int) -> TransformerConfig:
+    """The settings' model shape for a vocabulary."""
+    return TransformerConfig(
         vocab_size=vocab_size,
         hidden_size=settings.hidden_size,
         intermediate_size=settings.intermediate_size,
@@ -203,7 +205,11 @@ def new_model(settings, vocab_size: int, seed: int = 0) -> Transformer:
         tie_word_embeddings=settings.tie_embeddings,
         initializer_range=settings.init_std,
     )
-    return Transformer(config, seed).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def new_model(settings, vocab_size: int, seed: int = 0) -> Transformer:
+    """The settings' Llama with random weights, on the GPU if there is one."""
+    return Transformer(model_config(settings, vocab_size), seed).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def complete(model: nn.Module, tokenizer, prompts: list[str], tokens: int = 80, seed: int = 0, **options) -> list[str]:
@@ -310,5 +316,38 @@ def baselines(tokens: np.ndarray, validation: Validation, vocab_size: int, order
     return found | {"ngram_bpc": bits_per_char(float(nats.sum()), characters)} | by_source("ngram_bpc", nats, validation)
 
 
+def main(arguments: list[str] | None = None) -> None:
+    """Train on a token file and write the record; under `torchrun` with one process a device.
+
+        torchrun --nproc_per_node 2 -m workshop_lib.pretraining train.bin record.json --settings '{"steps": 20}'
+    """
+    import argparse
+
+    parser = argparse.ArgumentParser(description="토큰 파일로 사전학습하고 단계마다의 손실을 남긴다. torchrun 아래에서도 돈다.")
+    parser.add_argument("tokens", type=Path, help="pack이 만든 토큰 파일")
+    parser.add_argument("record", type=Path, help="손실을 적을 JSON 파일")
+    parser.add_argument("--settings", type=json.loads, default={}, help="프로필에서 바꿀 설정(JSON)")
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args(arguments)
+    settings = replace(get_profile().base_model, **chosen.settings)
+    if "WORLD_SIZE" in os.environ:
+        gpu = torch.cuda.is_available()
+        if gpu:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if gpu else "gloo")
+    packed = open_packed(chosen.tokens)
+    model = new_model(settings, packed.vocab_size, chosen.seed)
+    run = train(model, packed.array(), settings, chosen.seed)
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        record = {"losses": run.losses, "gradient_norms": run.gradient_norms, "seconds": run.seconds}
+        chosen.record.write_text(json.dumps(record), encoding="utf-8")
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def _write_rows(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -95,7 +95,8 @@ PROFILES = {
         tokenizer=TokenizerSettings(vocab_size=2_048, train_chars=2_000_000, max_length=128),
         base_model=BaseModelSettings(
             hidden_size=192, layers=4, heads=3, kv_heads=3, intermediate_size=512,
-            context=128, batch_size=16, steps=600, learning_rate=2e-3,
+            context=128, batch_size=16, steps=320, learning_rate=1e-2, optimizer="muon", schedule="wsd", warmup_steps=20,
+            evaluate_every=40, checkpoint_every=40, sample_every=80,
         ),
     ),
     "small": Profile(
