@@ -42,9 +42,7 @@ def test_attach_agrees_with_unicode_decomposition(word):
         after_consonant, after_vowel = pair.split("/")
         vowel_form = not closed or (liquid and pair.startswith("으로"))
         assert attach(word, pair) == word + (after_vowel if vowel_form else after_consonant)
-        assert attach(unicodedata.normalize("NFD", word), pair).endswith(
-            after_vowel if vowel_form else after_consonant
-        )
+        assert attach(unicodedata.normalize("NFD", word), pair).endswith(after_vowel if vowel_form else after_consonant)
 
 
 @given(st.characters(min_codepoint=0xAC00, max_codepoint=0xD7A3))
@@ -54,10 +52,7 @@ def test_compose_inverts_decompose(syllable):
 
 @given(st.integers(min_value=1, max_value=10**13), st.sampled_from(["은/는", "을/를", "으로/로"]))
 def test_digits_sound_like_their_reading(number, particle):
-    assert (
-        attach(str(number), particle)[len(str(number)) :]
-        == attach(sino(number), particle)[len(sino(number)) :]
-    )
+    assert attach(str(number), particle)[len(str(number)) :] == attach(sino(number), particle)[len(sino(number)) :]
 
 
 def test_unreadable_word_is_named():

@@ -114,9 +114,7 @@ def final_sound(word: str) -> str | None:
     if last in _SYMBOL_FINALS:
         return _SYMBOL_FINALS[last]
     if "ㄱ" <= last <= "ㅎ":
-        return (
-            last if last in FINALS else "ㄱ"
-        )  # letter names end in the letter itself: 기역, 니은, 리을 …; 쌍디귿
+        return last if last in FINALS else "ㄱ"  # letter names end in the letter itself: 기역, 니은, 리을 …; 쌍디귿
     if "ㅏ" <= last <= "ㅣ":
         return " "
     if last in "0123456789":
@@ -157,11 +155,7 @@ def attach(word: str, particle: str) -> str:
     closed, open_ = _PAIRS.get(particle) or particle.split("/", 1)
     final = final_sound(word)
     if final is None:
-        return (
-            f"{word}({closed[: -len(open_)]}){open_}"
-            if closed.endswith(open_)
-            else f"{word}{closed}({open_})"
-        )
+        return f"{word}({closed[: -len(open_)]}){open_}" if closed.endswith(open_) else f"{word}{closed}({open_})"
     if final == " " or (final == "ㄹ" and closed.startswith("으로")):
         return word + open_
     return word + closed
@@ -214,9 +208,7 @@ def _add_vowel(stem: str, kind: str, final: str, contract: bool) -> str:
     if kind == "ㅅ":
         return head + compose(initial, vowel) + compose("ㅇ", harmony, final)
     if kind == "ㅎ":
-        front = {"ㅏ": "ㅐ", "ㅑ": "ㅒ", "ㅕ": "ㅖ"}.get(vowel) or (
-            "ㅐ" if stem in ("그렇", "이렇", "저렇", "어떻") else "ㅔ"
-        )
+        front = {"ㅏ": "ㅐ", "ㅑ": "ㅒ", "ㅕ": "ㅖ"}.get(vowel) or ("ㅐ" if stem in ("그렇", "이렇", "저렇", "어떻") else "ㅔ")
         return head + compose(initial, front, final)
     if kind == "러":
         return stem + compose("ㄹ", "ㅓ", final)
@@ -233,9 +225,7 @@ def _add_vowel(stem: str, kind: str, final: str, contract: bool) -> str:
     if vowel in "ㅏㅓㅐㅔㅕ":
         return head + compose(initial, vowel, final)
     merged = {"ㅗ": "ㅘ", "ㅜ": "ㅝ", "ㅚ": "ㅙ", "ㅣ": "ㅕ"}.get(vowel)
-    optional = (
-        vowel in "ㅗㅜㅚ" and initial != "ㅇ"
-    )  # 보았다 and 봤다 live side by side; 오았다 and 마시었다 do not
+    optional = vowel in "ㅗㅜㅚ" and initial != "ㅇ"  # 보았다 and 봤다 live side by side; 오았다 and 마시었다 do not
     if merged is None or stem + "다" in _FULL or (optional and not contract):
         return stem + compose("ㅇ", harmony, final)
     return head + compose(initial, merged, final)
@@ -252,9 +242,7 @@ def conjugate(word: str, ending: str, irregular: str | None = None, contract: bo
     보았다, 주었다, 되었다, 하였다. Raises WorkshopError unless the word ends in 다.
     """
     if len(word) < 2 or not word.endswith("다"):
-        raise WorkshopError(
-            f"용언의 기본형이 아니다: {word!r}. '가다', '예쁘다'처럼 '-다'로 끝나는 꼴로 넣는다."
-        )
+        raise WorkshopError(f"용언의 기본형이 아니다: {word!r}. '가다', '예쁘다'처럼 '-다'로 끝나는 꼴로 넣는다.")
     stem = word[:-1]
     kind = irregular_class(word) if irregular is None else irregular
     if word in ("이다", "아니다") and ending[0] + ending[1:2] in ("아요", "어요"):
@@ -294,10 +282,11 @@ _ONES = ("", "하나", "둘", "셋", "넷", "다섯", "여섯", "일곱", "여�
 _TENS = ("", "열", "스물", "서른", "마흔", "쉰", "예순", "일흔", "여든", "아흔")
 _BEFORE_NOUN = {"하나": "한", "둘": "두", "셋": "세", "넷": "네", "스물": "스무"}
 # Counters that take 일, 이, 삼 …; every other one takes 한, 두, 세.
-SINO_COUNTERS = frozenset(
-    "층 분 초 년 월 일 원 호 학년 반 번지 세 인분 주 주일 개월 교시 등 위 회 차 점 도 쪽 페이지 퍼센트 세기 배속 연승 "
-    "미터 센티미터 밀리미터 킬로미터 그램 킬로그램 톤 리터 밀리리터 와트 볼트 바이트 비트".split()
-)
+SINO_COUNTERS = frozenset((
+    "층", "분", "초", "년", "월", "일", "원", "호", "학년", "반", "번지", "세", "인분", "주", "주일", "개월", "교시",
+    "등", "위", "회", "차", "점", "도", "쪽", "페이지", "퍼센트", "세기", "배속", "연승", "미터", "센티미터",
+    "밀리미터", "킬로미터", "그램", "킬로그램", "톤", "리터", "밀리리터", "와트", "볼트", "바이트", "비트",
+))  # fmt: skip
 
 
 def sino(number: int) -> str:

@@ -5,7 +5,7 @@ beats with alternative sentences; here a cast, a place, objects, a season and a 
 put together. Notable choices:
 
 * What is drawn once must come back: names, animals, colours, objects, numbers, the season and the speech level of
-  the narrator (-다, -어요 or -습니다) all depend on words a hundred tokens earlier. An n-gram cannot follow that.
+  the narrator (-다 or -어요) all depend on words a hundred tokens earlier. An n-gram cannot follow that.
 * Particles are written in any form and set right by `grammar.attach`; sentence endings are written once, as -았다.
 * Training and validation never share a combination of hero x place x object x plot.
 """
@@ -15,22 +15,23 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache
 from itertools import product
 
 from workshop_lib import WorkshopError
 from workshop_lib.corpora import DATA
-from workshop_lib.corpora.grammar import PARTICLES, attach, count, has_final
+from workshop_lib.corpora.grammar import attach, count, has_final
 
 NAMES = (
-    "토리 몽이 도담이 솔이 별이 콩이 두리 나래 무니 모모 루루 코코 초롱이 방울이 단비 달이 바우 새봄이 다온이 또또 "
-    "포포 누리 가온이 은비 라온이 마루 해솔이 여울이 꽃님이 밤톨이 까미 뭉치 복실이 재롱이 동동이 아롱이 꼬미 보송이 "
-    "한별이 찬이 탄이 나나 미루 도도 차돌이 샛별이 포동이 해나 다솜이 우람이"
-).split()
+    "토리", "몽이", "도담이", "솔이", "은별이", "깨비", "두리", "나래", "무니", "모모", "루루", "코코", "초롱이",
+    "은솔이", "단비", "달콩이", "바우", "새봄이", "다온이", "또또", "포포", "누리", "가온이", "은비", "라온이", "마루",
+    "해솔이", "여울이", "꽃님이", "밤톨이", "까미", "뭉치", "복실이", "재롱이", "동동이", "아롱이", "꼬미", "보송이",
+    "한별이", "찬이", "탄이", "나나", "미루", "도도", "차돌이", "샛별이", "포동이", "해나", "다솜이", "우람이",
+)  # fmt: skip
 KINDS = (
-    "토끼 다람쥐 곰 여우 너구리 고슴도치 사슴 두더지 오리 병아리 고양이 강아지 생쥐 개구리 염소 송아지 망아지 양 돼지 "
-    "수달 오소리 원숭이 판다 늑대 노루"
-).split()
+    "토끼", "다람쥐", "곰", "여우", "너구리", "고슴도치", "사슴", "두더지", "오리", "병아리", "고양이", "강아지",
+    "생쥐", "개구리", "염소", "송아지", "망아지", "양", "돼지", "수달", "오소리", "원숭이", "판다", "늑대", "노루",
+)  # fmt: skip
 MANNERS = ("아기", "꼬마", "어린", "작은", "귀여운", "마음씨 고운", "호기심 많은", "장난꾸러기", "부지런한", "씩씩한")
 ELDERS = (
     "부엉이 할아버지", "거북 할머니", "두루미 아주머니", "당나귀 아저씨", "황소 아저씨", "올빼미 선생님", "두꺼비 할아버지",
@@ -41,9 +42,16 @@ PLACES = (
     "자작나무 숲", "소나무 숲", "풀밭", "달빛 마을", "도토리 마을", "무지개 마을", "솔바람 마을", "작은 섬", "우물가", "목장", "시냇가",
 )  # fmt: skip
 COLORS = ("빨간", "파란", "노란", "하얀", "까만", "초록색", "보라색", "분홍색", "하늘색", "주황색", "은빛", "금빛")
-THINGS = "목도리 장갑 모자 구슬 단추 가방 리본 손수건 팽이 물병 망토 주머니 호루라기 붓 우산 부채 방울 공책 수첩 조끼".split()
-TOYS = "공 팽이 연 인형 나팔 북 굴렁쇠 그림책 바람개비 목마 풍선 물총".split()
-POTS = "물뿌리개 주전자 물통 바가지 양동이".split()
+THINGS = (
+    "목도리", "장갑", "모자", "구슬", "단추", "가방", "리본", "손수건", "팽이", "물병", "망토", "주머니", "호루라기",
+    "붓", "우산", "부채", "방울", "공책", "수첩", "조끼",
+)  # fmt: skip
+TOYS = (
+    "공", "팽이", "연", "인형", "나팔", "북", "굴렁쇠", "그림책", "바람개비", "목마", "풍선", "물총",
+)  # fmt: skip
+POTS = (
+    "물뿌리개", "주전자", "물통", "바가지", "양동이",
+)  # fmt: skip
 FOODS = {
     "사과": "개", "감자": "개", "고구마": "개", "옥수수": "개", "도토리": "알", "밤": "톨", "호두": "알", "복숭아": "개",
     "딸기": "알", "만두": "개", "과자": "개", "당근": "개", "감": "개", "배": "개", "빵": "개", "귤": "개", "자두": "알",
@@ -71,13 +79,17 @@ SEASONS = {  # name: (when it happens, what the world looks like)
         "고드름이 햇빛에 반짝였다.",
     ),
 }  # fmt: skip
-STYLES = ("다", "어요", "습니다")  # how the narrator ends a sentence
-STYLE_WEIGHTS = (25, 45, 30)
+STYLES = ("어요", "다")  # how the narrator ends a sentence; -습니다 works too, but a tiny model learns two faster
 
 # A particle right after a slot, in either of its forms -> the pair that `attach` takes.
-_FORMS = {form: pair for pair in PARTICLES for form in pair.split("/")}
-_FORMS |= {"이었": "이었/였", "였": "이었/였", "이야말로": "이야말로/야말로", "야말로": "이야말로/야말로"}
-_SLOT = re.compile(r"\{(\w+)\}(" + "|".join(sorted(_FORMS, key=len, reverse=True)) + r")?(?![가-힣])|\{(\w+)\}(이었|였)?")
+_PAIRS = (
+    "은/는", "이/가", "을/를", "과/와", "으로/로", "아/야", "이라고/라고", "이라는/라는", "이다/다", "이면/면",
+    "이었/였", "이니까/니까", "이야말로/야말로", "이라도/라도",
+)  # fmt: skip
+_FORMS = {form: pair for pair in _PAIRS for form in pair.split("/")} | {"이야": "이야/야"}
+_LONG = "이야말로|야말로|이었|였|이니까|니까"  # more may follow these: 이었다, 였던
+_SHORT = "|".join(sorted(_FORMS, key=len, reverse=True))
+_SLOT = re.compile(rf"\{{(\w+)\}}({_LONG}|(?:{_SHORT})(?![가-힣]))?")
 _AFTER = re.compile(r"(은|는|이|가|을|를|과|와|으로|로)(?![가-힣])")
 
 
@@ -146,23 +158,19 @@ def _compile(line: str, row: dict[str, str], style: str) -> tuple[str, ...]:
     return tuple(readings)
 
 
-def _slot(match: re.Match) -> tuple[str, str]:
-    return (match[1], match[2] or "") if match[1] else (match[3], match[4] or "")
-
-
 def _fill(match: re.Match, row: dict[str, str]) -> str:
-    name, form = _slot(match)
+    name, form = match[1], match[2]
     if name not in row:
         return match[0]
     return attach(row[name], _FORMS[form]) if form else row[name]
 
 
 def _mark(match: re.Match) -> str:
-    name, form = _slot(match)
+    name, form = match[1], match[2]
     return f"{{{name}|{_FORMS[form]}}}" if form else match[0]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _readings(plot: int, row: int, beat: int, style: str) -> tuple[tuple[str, ...], ...]:
     source = plots()[plot]
     values = source.rows[row] if source.rows else {}
@@ -183,6 +191,13 @@ def _calling(name: str) -> str:
     return name[:-1] + "아" if name.endswith("이") and has_final(name[:-1]) else name + "야"
 
 
+@cache
+def _taken(plot: int, row: int) -> frozenset[str]:
+    """Animals that the row of the table names: no frog learns to swim, no duckling is found by a duckling."""
+    named = " ".join(plots()[plot].rows[row].values()) if plots()[plot].rows else ""
+    return frozenset(kind for kind in KINDS if re.search(rf"(?<![가-힣]){kind}(?![가-힣])", named))
+
+
 def _split_of(combination: str) -> str:
     return "validation" if zlib.crc32(combination.encode()) % 10 == 0 else "train"
 
@@ -198,11 +213,11 @@ def _story(rng: random.Random, split: str) -> tuple[str, str]:
         kind, place, thing, food, toy = pick(KINDS), pick(PLACES), pick(THINGS), pick(list(FOODS)), pick(TOYS)
         core = {"lost": thing, "share": food, "newcomer": food, "quarrel": toy}.get(plot.name) or next(iter(values.values()))
         combination = f"{kind}|{place}|{core}|{plot.name}"
-        if _split_of(combination) == split and kind not in values.get("not", ""):
+        if _split_of(combination) == split and kind not in _taken(index, row):
             break
-    style = rng.choices(STYLES, STYLE_WEIGHTS)[0]
+    style = pick(STYLES)
     hero, friend = rng.sample(NAMES, 2)
-    friend_kind = pick([other for other in KINDS if other != kind])
+    friend_kind = pick([other for other in KINDS if other != kind and other not in _taken(index, row)])
     when, air = SEASONS[pick(values.get("season", "봄 여름 가을 겨울").split())]
     manner, friend_manner = rng.sample(MANNERS, 2)
     elder, color, half = pick(ELDERS), pick(COLORS), rng.randint(1, 5)
