@@ -1,6 +1,7 @@
 """The corpus stage: gather the documents, clean them, measure the cleaning on pages with known defects, document it."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -95,24 +96,18 @@ def _strings(value: object) -> Iterator[str]:
             yield from _strings(inner)
 
 
-def defect_scores(truth: Mapping[str, Iterable[str]], seen: Mapping[str, Iterable[str]],
-                  names: Iterable[str]) -> dict[str, dict[str, float]]:
-    """{"precision": …, "recall": …, "pages": …} of every defect over labelled pages.
+def precision_recall(has: set, said: set) -> tuple[float, float]:
+    """(precision, recall) of what was said against what is so: hits / said, hits / has; NaN for an empty denominator,
+    since nothing was measured there."""
+    hits = len(has & said)
+    return hits / len(said) if said else math.nan, hits / len(has) if has else math.nan
 
-    precision = hits / pages on which it was reported, recall = hits / pages that have it. A ratio with an empty
-    denominator is left out: nothing was measured.
-    """
-    scores = {}
-    for name in names:
-        has = {page for page, defects in truth.items() if name in defects}
-        said = {page for page, defects in seen.items() if name in defects}
-        row = {"pages": float(len(has))}
-        if said:
-            row["precision"] = len(has & said) / len(said)
-        if has:
-            row["recall"] = len(has & said) / len(has)
-        scores[name] = row
-    return scores
+
+def defect_scores(truth: Mapping[str, Iterable[str]], seen: Mapping[str, Iterable[str]],
+                  names: Iterable[str]) -> dict[str, tuple[float, float]]:
+    """{defect: (precision, recall)} over labelled pages: `truth` and `seen` map a page's id to its defects."""
+    return {name: precision_recall({page for page, defects in truth.items() if name in defects},
+                                   {page for page, defects in seen.items() if name in defects}) for name in names}
 
 
 def as_defects(seen: Iterable[str]) -> set[str]:
@@ -132,7 +127,7 @@ def measure(pages: list[dict], seen: Mapping[str, set[str]], texts: Mapping[str,
     found = {page["id"]: as_defects(seen.get(page["id"], ())) for page in pages}
     metrics = {}
     for name, row in defect_scores(truth, found, crawl.DEFECTS).items():
-        metrics |= {f"{key}_{name}": row[key] for key in ("precision", "recall") if key in row}
+        metrics |= {f"{key}_{name}": value for key, value in zip(("precision", "recall"), row) if not math.isnan(value)}
     kept = [page for page in pages if page["id"] in texts]
     wanted = [page for page in pages if page["clean"] is not None]
     both = [page for page in kept if page["clean"] is not None]

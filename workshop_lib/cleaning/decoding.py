@@ -172,10 +172,10 @@ def _filled(match: re.Match) -> str:
     return compose(match[1], match[2], match[3].replace("\u3164", ""))
 
 
+_FULL_WIDTH = {0x3000: " ", **{0xFF01 + i: 0x21 + i for i in range(94)}}
 _CHARACTERS = {
-    **{0xFF01 + i: 0x21 + i for i in range(94)},                        # full-width ASCII
     0xFFE0: "¢", 0xFFE1: "£", 0xFFE5: "¥", 0xFFE6: "₩",
-    **dict.fromkeys([0xA0, 0x1680, 0x202F, 0x205F, 0x3000, 0x3164, 0xFFA0, 0x115F, 0x1160, 0x9, 0xB, 0xC,
+    **dict.fromkeys([0xA0, 0x1680, 0x202F, 0x205F, 0x3164, 0xFFA0, 0x115F, 0x1160, 0x9, 0xB, 0xC,
                      *range(0x2000, 0x200B)], " "),
     **dict.fromkeys([0x2028, 0x2029, 0x85], "\n"),
     # Invisible: zero-width, soft hyphen, direction marks, byte-order mark, other controls.
@@ -190,6 +190,11 @@ _LINE_ENDS = re.compile(r" *\n *")
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
+def fold_width(text: str) -> str:
+    """Full-width ASCII (U+FF01…FF5E) and the ideographic space to ordinary ones, nothing else: `Ａ！` → `A!`."""
+    return text.translate(_FULL_WIDTH)
+
+
 def normalise(text: str) -> str:
     """One spelling per text: NFC, ordinary spaces, no invisible characters, width and filler resolved.
 
@@ -198,7 +203,7 @@ def normalise(text: str) -> str:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = _FILLED.sub(_filled, text)
     text = _HALF_RUN.sub(_half_width_run, text)
-    text = text.translate(_CHARACTERS)
+    text = fold_width(text).translate(_CHARACTERS)
     text = _JOINER.sub("", text)                     # kept only inside an emoji sequence (👩‍🚀)
     text = unicodedata.normalize("NFC", text)
     text = _LINE_ENDS.sub("\n", _SPACES.sub(" ", text))

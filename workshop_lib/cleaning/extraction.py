@@ -189,9 +189,11 @@ def is_boilerplate_line(line: str) -> bool:
     words = len(_FRAME_WORDS.findall(line))
     if len(line) > 80 or not words:
         return False
-    if len(_SEPARATORS.findall(line)) >= 2 or words >= 2:
+    if len(_SEPARATORS.findall(line)) >= 2:
         return True
-    return not SENTENCE_END.search(line) or len(line) <= 12
+    if line.endswith((".", "?", "!")) and line.count(" ") >= 3:      # a sentence may speak of menus
+        return False
+    return words >= 2 or not SENTENCE_END.search(line) or len(line) <= 12
 
 
 _RELATED = re.compile(r"(?:관련|추천|인기)\s?(?:기사|글|뉴스)(?: TOP ?\d+)?|많이 본 (?:뉴스|기사|글)|이 카테고리의 다른 글|"

@@ -93,6 +93,13 @@ def shingle_hashes(texts: Sequence[str], size: int = 5) -> tuple[np.ndarray, np.
     return _mix(hashes[inside]) >> np.uint64(32), starts
 
 
+def minhash_signature(hashes: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Signature (k,) uint32 of one set of shingle hashes (n,) uint64, n ≥ 1: the minimum under each of the k hash
+    functions h(x) = ((a·x + b) mod 2⁶⁴) >> 32. What `minhash` does for many texts at once."""
+    values = (hashes[None, :] * a[:, None] + b[:, None]) >> np.uint64(32)        # (k, n)
+    return values.min(axis=1).astype(np.uint32)
+
+
 def minhash(texts: Sequence[str], a: np.ndarray, b: np.ndarray, size: int = 5) -> np.ndarray:
     """Signatures (len(texts), len(a)) uint32: for each hash function the smallest hash of the text's shingles.
 

@@ -12,9 +12,11 @@ import contextlib
 import json
 import multiprocessing
 import os
+import pickle
 import random
 import re
 import signal
+import tempfile
 import threading
 import time
 from collections import Counter, deque
@@ -135,9 +137,9 @@ def clean_chunk(documents: list[Mapping], tools: Tools) -> Chunk:
 _tools: Tools | None = None
 
 
-def _start_worker(tools: Tools) -> None:
+def _start_worker(path: str) -> None:
     global _tools
-    _tools = tools
+    _tools = pickle.loads(Path(path).read_bytes())        # written by the parent a moment ago
     signal.signal(signal.SIGINT, signal.SIG_IGN)          # Ctrl-C is the parent's; workers end with it
     parent = multiprocessing.parent_process()
 
@@ -170,7 +172,15 @@ def clean_chunks(documents: Iterable[Mapping], tools: Tools, processes: int | No
         for part in chain(first, chunks):
             yield clean_chunk(part, tools)
         return
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker, (tools,))
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # A script without the guard is run anew by every worker; starting workers from there would never end.
+        raise WorkshopError("작업 프로세스를 띄우는 스크립트에는 if __name__ == \"__main__\": 이 있어야 한다. 또는 processes=1을 준다.")
+    # The tools go through a file: as arguments of the start they would fill the pipe to the child, and a child that
+    # dies before reading them (a script without the guard, no memory) would leave the parent writing for ever.
+    handle, path = tempfile.mkstemp(prefix="workshop-tools-")
+    with open(handle, "wb") as file:
+        pickle.dump(tools, file)
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker, (path,))
     waiting: deque = deque()
     finished = False
     try:
@@ -182,12 +192,14 @@ def clean_chunks(documents: Iterable[Mapping], tools: Tools, processes: int | No
             yield waiting.popleft().result()
         finished = True
     except BrokenProcessPool as error:
-        raise WorkshopError("정제하던 작업 프로세스가 갑자기 끝났다. 메모리가 모자라지 않았는지 확인하고 다시 실행한다.") from error
+        raise WorkshopError("정제하던 작업 프로세스가 갑자기 끝났다. 메모리가 모자라지 않았는지, 스크립트라면 "
+                            "if __name__ == \"__main__\": 안에서 불렀는지 확인한다.") from error
     finally:
         if not finished:
             for worker in list((pool._processes or {}).values()):
                 worker.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
+        Path(path).unlink(missing_ok=True)
 
 
 # --- the whole corpus ---------------------------------------------------------------------------------------

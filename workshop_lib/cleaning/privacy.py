@@ -122,6 +122,11 @@ def find_pii(text: str) -> list[Finding]:
     return apart
 
 
+def mask_mobile(text: str) -> str:
+    """Replace mobile numbers (010-1234-5678, with hyphens, dots, spaces or nothing between) by `[전화번호]`."""
+    return _MOBILE.sub(MASKS["phone"], text)
+
+
 def mask_pii(text: str) -> tuple[str, list[Finding]]:
     """Replace personal data by its kind in brackets; returns the text and what was found in the original."""
     findings = find_pii(text)
