@@ -1,6 +1,6 @@
 """Short Korean stories for a language model of a few million parameters, in the spirit of TinyStories (arXiv:2305.07759).
 
-A story village: small animals lose things, share, quarrel and make up. Sixteen plots stand in `data/story_plots.txt` as
+A story village: small animals lose things, share, quarrel and make up. Seventeen plots stand in `data/story_plots.txt` as
 beats with alternative sentences; here a cast, a place, objects, a season and a way of telling are drawn and the text is
 put together. Notable choices:
 
