@@ -1,6 +1,6 @@
 """The course's own Korean corpora: bundled files, seeded generators, and readers for public data sets.
 
-Everything under ``data/`` was written by hand for this course (licence CC BY 4.0, datasheet in
+Everything under ``data/`` was written for this course and copied from nowhere (licence CC BY 4.0, datasheet in
 ``data/README.md``). This module only reads those files, so that importing it costs nothing:
 
     names()                  the bundled files
