@@ -290,7 +290,7 @@ def digest(rows) -> str:
 @pytest.fixture
 def fixed_sources(monkeypatch):
     """Texts that never change, so that the pin below is the crawl's own."""
-    from workshop_lib.corpora import reviews, stories
+    from workshop_lib.corpora import prose, reviews, stories
 
     text = "{}번째 글입니다. 곰이 숲에서 사과를 {}개 땄습니다. 다람쥐가 도왔습니다. 둘은 오래 웃었습니다. 해가 졌습니다."
 
@@ -298,7 +298,7 @@ def fixed_sources(monkeypatch):
         return lambda n, seed=0, split="train": ({key: text.format(i, i % 7 + 1)} for i in range(n))
 
     monkeypatch.setattr(stories, "stories", texts("text"))
-    monkeypatch.setattr(crawl, "_prose", lambda split, seed: texts("text")(1_000))
+    monkeypatch.setattr(prose, "prose", texts("text"))
     monkeypatch.setattr(reviews, "reviews", texts("document"))
 
 

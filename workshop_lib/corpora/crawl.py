@@ -108,10 +108,10 @@ def crawl(n: int, seed: int = 0, split: str = "train") -> Iterator[dict]:
 
 def _articles(n: int, seed: int, split: str, words: ModuleType, rng: random.Random) -> Iterator[dict]:
     """Yield articles without end: clean documents with personal data, look-alikes, laughter and mash worked in."""
-    from workshop_lib.corpora import reviews, stories
+    from workshop_lib.corpora import prose, reviews, stories
 
     supply = {"story": (row["text"] for row in stories.stories(4 * n + 100, seed, split)),
-              "prose": (row["text"] for row in _prose(split, seed)),
+              "prose": (row["text"] for row in prose.prose(n, seed, split)),
               "review": _threads(reviews.reviews(6 * n, seed, split), rng)}
     while True:
         origin = rng.choices([name for name, _ in SOURCE_SHARES], [share for _, share in SOURCE_SHARES])[0]
@@ -125,16 +125,6 @@ def _articles(n: int, seed: int, split: str, words: ModuleType, rng: random.Rand
         if sum(map(len, lines)) < MIN_CLEAN_CHARS:
             continue
         yield _season({"origin": origin, "lines": [(line, shorten_runs(line)) for line in lines]}, words, rng)
-
-
-def _prose(split: str, seed: int) -> Iterator[dict]:
-    """Yield the hand-written prose of a split, each piece once, in an order of the seed's own."""
-    from workshop_lib.corpora import load
-    from workshop_lib.corpora.combinations import split_of
-
-    rows = [row for name in ("encyclopedia", "news") for row in load(name) if split_of((row["id"],)) == split]
-    random.Random(f"crawl-prose/{split}/{seed}").shuffle(rows)
-    yield from rows
 
 
 def _paragraphs(text: str, rng: random.Random) -> Iterator[str]:
