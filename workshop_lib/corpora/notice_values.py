@@ -344,13 +344,11 @@ def _rescue(rng: Random, values: Values) -> str:
 def _survey(rng: Random, values: Values) -> str:
     topic = _pick(rng, "survey", values)
     answers = rng.sample(words()["kinds"]["survey"]["subjects"][topic]["opts"], 3)
-    first = rng.randint(36, 52)
-    second = rng.randint(22, first - 5)
     none = rng.randint(2, 6)
-    third = 100 - first - second - none
-    if third >= second:
-        second, third = third, second
-        first, second = max(first, second), min(first, second)
+    first, second, third = 0, 0, 0
+    while not first > second > third:
+        first, second = rng.randint(36, 52), rng.randint(22, 34)
+        third = 100 - first - second - none
     values |= {f"a{i}": answer for i, answer in enumerate(answers, start=1)}
     values |= {
         "topic": topic,
