@@ -18,48 +18,61 @@ from workshop_lib.pretraining import evaluate, train
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """loss = scale · size^(−exponent), with the bootstrap's other lines for intervals."""
+    """loss = floor + scale · size^(−exponent), with the bootstrap's other curves for intervals."""
 
     scale: float
     exponent: float
-    draws: np.ndarray  # (bootstrap, 2): ln scale, exponent
-    residual: float  # standard deviation of ln loss about the line
+    floor: float
+    draws: np.ndarray  # (bootstrap, 3): scale, exponent, floor
+    scatter: float  # standard deviation of ln loss about the curve
 
     def __call__(self, size: float | np.ndarray) -> float | np.ndarray:
-        return self.scale * np.asarray(size, dtype=float) ** -self.exponent
+        return self.floor + self.scale * np.asarray(size, dtype=float) ** -self.exponent
 
-    def interval(self, size: float | np.ndarray, level: float = 0.9, new_run: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds of the line at a size; with `new_run` of one more run's loss, whose own scatter is added."""
-        logs = self.draws[:, :1] - self.draws[:, 1:] * np.log(np.atleast_1d(np.asarray(size, dtype=float)))
-        if new_run:
-            logs = logs + self.residual * np.random.default_rng(0).standard_normal(logs.shape)
-        low, high = np.exp(np.quantile(logs, [(1 - level) / 2, (1 + level) / 2], axis=0))
+    def interval(self, size: float | np.ndarray, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds for one more run's loss at a size: the curve's uncertainty, and the scatter of a run about it."""
+        sizes = np.atleast_1d(np.asarray(size, dtype=float))
+        curves = self.draws[:, 2:] + self.draws[:, :1] * sizes ** -self.draws[:, 1:2]
+        runs = curves * np.exp(self.scatter * np.random.default_rng(0).standard_normal((len(curves), 1)))
+        low, high = np.quantile(runs, [(1 - level) / 2, (1 + level) / 2], axis=0)
         return low, high
 
 
-def fit_power_law(sizes: Sequence[float], losses: Sequence[float], draws: int = 2_000, seed: int = 0) -> PowerLaw:
-    """A straight line through ln size and ln loss (Kaplan et al. 2020, eq. 1.1), least squares.
+def fit_power_law(
+    sizes: Sequence[float], losses: Sequence[float], with_floor: bool = False, draws: int = 500, seed: int = 0
+) -> PowerLaw:
+    """A straight line through ln size and ln loss (Kaplan et al. 2020, eq. 1.1), least squares in ln loss.
 
-    The bootstrap redraws residuals, enlarged by √(n / (n − 2)) because two numbers were fitted to them. With four or five
-    points it is a rough interval, and it knows nothing of a law that bends (an irreducible loss).
-    Raises WorkshopError for fewer than three sizes or values that are not positive.
+    `with_floor` adds a loss that no size goes below (Hoffmann et al. 2022, eq. 2), found by trying 200 values of it.
+    The bootstrap redraws residuals, enlarged for the numbers that were fitted to them. With four or five sizes it is a rough
+    interval; and it cannot know whether the form itself is right.
+    Raises WorkshopError for too few sizes or values that are not positive.
     """
-    x, y = np.log(np.asarray(sizes, dtype=float)), np.log(np.asarray(losses, dtype=float))
-    if len(x) < 3 or len(x) != len(y) or not (np.isfinite(x).all() and np.isfinite(y).all()) or np.ptp(x) == 0:
+    with np.errstate(invalid="ignore", divide="ignore"):  # checked below
+        x, y = np.log(np.asarray(sizes, dtype=float)), np.log(np.asarray(losses, dtype=float))
+    least = 4 if with_floor else 3
+    if len(set(x.tolist())) < least or len(x) != len(y) or not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise WorkshopError(
-            f"서로 다른 크기와 양수인 손실이 세 쌍 이상 있어야 한다. 받은 것은 크기 {list(sizes)}, 손실 {list(losses)}이다."
+            f"서로 다른 크기와 양수인 손실이 {least}쌍 이상 있어야 한다. 받은 것은 크기 {list(sizes)}, 손실 {list(losses)}이다."
         )
-
-    def line(values: np.ndarray) -> tuple[float, float]:
-        slope = ((x - x.mean()) * (values - values.mean())).sum() / ((x - x.mean()) ** 2).sum()
-        return float(values.mean() - slope * x.mean()), float(-slope)
-
-    intercept, exponent = line(y)
-    fitted = intercept - exponent * x
-    residuals = (y - fitted) * math.sqrt(len(x) / (len(x) - 2))
+    scale, exponent, floor = _curve(x, y, with_floor)
+    fitted = np.log(floor + scale * np.exp(-exponent * x))
+    residuals = (y - fitted) * math.sqrt(len(x) / (len(x) - least + 1))
     random = np.random.default_rng(seed)
-    lines = [line(fitted + random.choice(residuals, len(x))) for _ in range(draws)]
-    return PowerLaw(math.exp(intercept), exponent, np.array(lines), float(residuals.std()))
+    others = [_curve(x, fitted + random.choice(residuals, len(x)), with_floor) for _ in range(draws)]
+    return PowerLaw(scale, exponent, floor, np.array(others), float(residuals.std()))
+
+
+def _curve(x: np.ndarray, y: np.ndarray, with_floor: bool) -> tuple[float, float, float]:
+    floors = np.linspace(0, 0.99, 200 if with_floor else 1)[:, None] * np.exp(y.min())
+    above = np.log(np.exp(y) - floors)  # (floors, sizes)
+    centred = x - x.mean()
+    slope = (above * centred).sum(1, keepdims=True) / (centred**2).sum()
+    lines = above.mean(1, keepdims=True) + slope * centred
+    error = ((np.log(floors + np.exp(lines)) - y) ** 2).sum(1)
+    best = int(error.argmin())
+    intercept = above[best].mean() - slope[best, 0] * x.mean()
+    return float(np.exp(intercept)), float(-slope[best, 0]), float(floors[best, 0])
 
 
 def sweep(
