@@ -23,7 +23,7 @@ def workshop(*arguments, **environment):
     (["run", "--weeks", "10"], "실행할 단계가 없다"),
     (["run", "--weeks", "2", "--data", "/nowhere/at/all"], "데이터 폴더"),
     (["report", "--home", "/nowhere/at/all"], "작업 폴더"),
-    (["chat", "--home", "/nowhere/at/all"], "아직 모형이 없다"),
+    (["chat", "--home", "/nowhere/at/all"], "아직 모델이 없다"),
     (["notebooks", "execute", "week77"], "week77"),
 ])  # fmt: skip
 def test_a_mistake_is_named_in_korean_and_fails(arguments, words):

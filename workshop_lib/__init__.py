@@ -4,7 +4,12 @@ One module a week, each a floor above what it imports. Importing this package lo
 torch, transformers and matplotlib are imported by the functions that need them.
 """
 
+import os
+
 __version__ = "0.1.0"
+
+# OpenMP threads that spin while they wait make a busy laptop several times slower. Read when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 class WorkshopError(ValueError):

@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _workspace_options(run)
     _workspace_options(command("report", _report, "측정한 값으로 성적표를 만들고 보여 준다"))
     command("doctor", _doctor, "이 기계에 과정의 도구가 준비되었는지 본다")
-    chat = command("chat", _chat, "내가 만든 모형과 이어쓰기를 주고받는다")
+    chat = command("chat", _chat, "내가 만든 모델과 이어쓰기를 주고받는다")
     chat.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0이면 가장 그럴듯한 토큰만 (기본: 0.8)")
     chat.add_argument("--max-tokens", type=int, default=120, metavar="N", help="이어 쓸 토큰 수 (기본: 120)")
     _workspace_options(chat)
@@ -138,15 +138,16 @@ def _doctor(options: argparse.Namespace) -> None:
 def _chat(options: argparse.Namespace) -> None:
     workspace = _workspace(options)
     if workspace.status("base_model") == "missing":
-        raise WorkshopError("아직 모형이 없다. `workshop run --weeks 1-5`로 먼저 만든다.")
+        raise WorkshopError("아직 모델이 없다. `workshop run --weeks 1-5`로 먼저 만든다.")
     if not sys.stdin.isatty():
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")
-    from workshop_lib.pretraining import complete, load_model
+    from workshop_lib.checkpoints import load_model
+    from workshop_lib.pretraining import complete
     from workshop_lib.tokenization import load
 
     folder = workspace.path("base_model")
     model, tokenizer = load_model(folder), load(folder)
-    print("첫 문장을 쓰면 모형이 이어 쓴다. 그만두려면 빈 줄 또는 Ctrl-D.")
+    print("첫 문장을 쓰면 모델이 이어 쓴다. 그만두려면 빈 줄 또는 Ctrl-D.")
     turn = 0
     while True:
         try:

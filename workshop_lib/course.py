@@ -175,7 +175,7 @@ def _loss_curve(workspace: Workspace) -> str | None:
     rows = [row for row in rows if row.get("val_bpc") is not None]
     figure = Figure(figsize=(7, 3.5), dpi=90)
     axes = figure.subplots()
-    axes.plot([row["tokens"] for row in rows], [row["val_bpc"] for row in rows], marker="o", label="우리 모형")
+    axes.plot([row["tokens"] for row in rows], [row["val_bpc"] for row in rows], marker="o", label="우리 모델")
     metrics = workspace.metrics("base_model")
     for key, label, style in (("unigram_bpc", "유니그램", ":"), ("ngram_bpc", "5-gram", "--")):
         if key in metrics:

@@ -7,6 +7,7 @@ it survives GitHub's rendering and strict comparison in CI.
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,6 +76,14 @@ def number(value: object) -> str:
     if value and abs(value) < 1e-3:
         return f"{value:.2e}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def progress(iterable=None, **options):
+    """A tqdm bar that leaves nothing behind. `TQDM_DISABLE` hides it, which tqdm's notebook bar itself does not heed."""
+    from tqdm.auto import tqdm
+
+    hidden = options.pop("disable", False) or bool(os.environ.get("TQDM_DISABLE"))
+    return tqdm(iterable, leave=False, disable=hidden, **options)
 
 
 def pyplot():

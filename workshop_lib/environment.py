@@ -9,10 +9,10 @@ import platform
 import shutil
 import socket
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from workshop_lib.workspace import Job
 
@@ -79,24 +79,11 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def matmul_gflops(device: str = "cpu", size: int = 1_024, repeats: int = 8) -> float:
-    """Peak rate of a square float32 matrix product in GFLOP/s: the best of `repeats`, 2·size³ operations each.
+def matmul_gflops() -> float:
+    """Peak rate of this machine's matrix product in GFLOP/s: what training is measured against in week 5."""
+    from workshop_lib.throughput import matmul_peak
 
-    This is the denominator of MFU (model FLOPs utilisation; Chowdhery 2022, arXiv 2204.02311, appendix B).
-    """
-    import torch
-
-    a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
-    best = float("inf")
-    for _ in range(repeats):
-        if device != "cpu":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        a @ b
-        if device != "cpu":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best / 1e9
+    return matmul_peak() / 1e9
 
 
 def online(host: str = "huggingface.co", seconds: float = 2.0) -> bool:
@@ -129,9 +116,8 @@ def korean_font() -> str | None:
     spec = importlib.util.find_spec("koreanize_matplotlib")  # not imported: it needs distutils, gone since Python 3.12
     if spec is None:
         return None
-    folder = next(iter(spec.submodule_search_locations))
-    path = os.path.join(folder, "fonts", "NanumGothic.ttf")
-    return path if os.path.exists(path) else None
+    path = Path(next(iter(spec.submodule_search_locations)), "fonts", "NanumGothic.ttf")
+    return str(path) if path.exists() else None
 
 
 def _package(name: str) -> Callable[[], str | None]:
@@ -145,7 +131,7 @@ def _package(name: str) -> Callable[[], str | None]:
 
 
 def _program(name: str) -> Callable[[], str | None]:
-    return lambda: shutil.which(name)
+    return lambda: name if shutil.which(name) else None
 
 
 def _cuda() -> str | None:
@@ -173,19 +159,19 @@ _NGC = "NVIDIA GPU가 있는 기계의 NGC 컨테이너에서 쓴다"
 TOOLS = (
     Tool("Python", "기본", "3.11 이상", _python, "Python 3.11 이상을 설치한다"),
     Tool("PyTorch", "기본", "텐서와 학습", _package("torch"), _REINSTALL),
-    Tool("transformers", "기본", "모형과 토크나이저", _package("transformers"), _REINSTALL),
+    Tool("transformers", "기본", "모델과 토크나이저", _package("transformers"), _REINSTALL),
     Tool("datasets", "기본", "2주차 말뭉치", _package("datasets"), _REINSTALL),
     Tool("tokenizers", "기본", "3주차 BPE·WordPiece·Unigram", _package("tokenizers"), _REINSTALL),
     Tool("sentencepiece", "기본", "3주차 비교", _package("sentencepiece"), _REINSTALL),
     Tool("kiwipiepy", "기본", "3주차 형태소 경계", _package("kiwipiepy"), _REINSTALL),
     Tool("JupyterLab", "기본", "노트북", _package("jupyterlab"), _REINSTALL),
-    Tool("한글 글꼴", "기본", "그림의 한글", korean_font, _REINSTALL),
+    Tool("한글 글꼴", "기본", "그림의 한글", lambda: Path(korean_font()).stem if korean_font() else None, _REINSTALL),
     Tool("CUDA GPU", "GPU", "gpu 프로필", _cuda, "GPU 없이도 tiny·small 프로필은 모두 돌아간다"),
     Tool("NeMo Curator", "NVIDIA", "2주차 분산 정제", _package("nemo-curator"), "따로 만든 환경에 `pip install nemo-curator`"),
     Tool("NeMo Run", "NVIDIA", "5주차 실행 관리", _package("nemo-run"), "따로 만든 환경에 `pip install nemo-run`"),
     Tool("NeMo AutoModel", "NVIDIA", "5·6주차 대규모 학습", _package("nemo-automodel"),
          "따로 만든 환경에 `pip install nemo-automodel`"),
-    Tool("Megatron Core", "NVIDIA", "5주차 모형 병렬", _package("megatron-core"), _NGC),
+    Tool("Megatron Core", "NVIDIA", "5주차 모델 병렬", _package("megatron-core"), _NGC),
     Tool("Docker", "컨테이너", "docker/의 이미지", _program("docker"), "Docker를 설치한다. 없어도 노트북은 돌아간다"),
 )
 

@@ -135,6 +135,10 @@ def problems_in(path: Path) -> list[str]:
                 found.append(f"셀 {cell['id']}: 풀이가 검사를 통과하지 못했다: {text.strip()}")
             if output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
                 found.append(f"셀 {cell['id']}: 진행 표시나 경고가 출력에 남았다.")
+    for cell in notebook["cells"]:
+        # CommonMark does not close ** between a punctuation mark and a letter: **말(word)**은 stays plain text.
+        if cell["cell_type"] == "markdown" and (broken := re.findall(r"\*\*[^*\n]*[^\w\s*]\*\*[가-힣]+", "".join(cell["source"]))):
+            found.append(f"셀 {cell['id']}: 굵은 글씨가 되지 않는다: {', '.join(broken)}")
     checked = [name for c in code for name in CHECK.findall("".join(c["source"]))]
     declared = [exercise.name for exercise in find(int(path.name[4:6]))]
     if sorted(checked) != sorted(declared):
@@ -159,7 +163,7 @@ def execute(path: Path, to: Path | None = None, html_too: bool = False) -> None:
         "--ClearMetadataPreprocessor.preserve_nb_metadata_mask=('language_info','name')",
     ]
     place = [f"--output-dir={to}"] if to else ["--inplace"]
-    environment = {**os.environ, "TQDM_DISABLE": "1"}
+    environment = {**os.environ, "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # bars leave no trace
     runs = [command + ["--to=notebook", "--execute", *place, *options, str(path)]]
     if html_too:
         runs.append(command + ["--to=html", *([f"--output-dir={to}"] if to else []), str((to or path.parent) / path.name)])

@@ -26,7 +26,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workshop_lib import WorkshopError, ngram
+from workshop_lib import WorkshopError, display, ngram
 from workshop_lib.architectures.transformer import Transformer, TransformerConfig, generate
 from workshop_lib.checkpoints import load_checkpoint, save_checkpoint, save_model
 from workshop_lib.ngram import bits_per_char
@@ -77,7 +77,7 @@ def train(
     network = _wrapped(model, settings, ranks)
     parameters = [p for p in model.parameters() if p.requires_grad]
     peak, flops = matmul_peak(settings), flops_per_token(model, settings.context)
-    bar = _progress(settings.steps, run.step, progress and rank == 0)
+    bar = display.progress(total=settings.steps, initial=run.step, desc="사전학습", disable=not (progress and rank == 0))
     with fast_arithmetic(settings):
         while run.step < min(settings.steps, settings.steps if stop is None else stop):
             start = time.perf_counter()
@@ -238,13 +238,6 @@ def _diverged(step: int, loss: float, norm: float, rate: float) -> str:
         f"{step + 1}번째 단계에서 손실이 {loss:g}, 기울기 크기가 {norm:g}이 되어 학습을 멈춘다(학습률 {rate:g}). "
         "학습률을 절반으로 낮추거나 warmup_steps를 늘린다. 그래도 같으면 그 단계의 배치에 깨진 문서가 있는지 본다."
     )
-
-
-def _progress(steps: int, done: int, shown: bool):
-    from tqdm.auto import tqdm
-
-    hidden = {} if shown else {"disable": True}  # passing disable=False would override TQDM_DISABLE
-    return tqdm(total=steps, initial=done, desc="사전학습", leave=False, **hidden)
 
 
 def build(job) -> dict[str, float]:

@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workshop_lib import WorkshopError
+from workshop_lib import WorkshopError, display
 from workshop_lib.segmentation import Segmenter, compare, from_pretrained, from_sentencepiece, from_tokenizers
 
 if TYPE_CHECKING:
@@ -230,6 +230,31 @@ def english_text() -> tuple[str, ...]:
     return tuple(topics[name] for name in sorted(topics))
 
 
+def from_hub(*repositories: str) -> list[Segmenter]:
+    """Published tokenizers ("openai-community/gpt2", ...) for comparison, from the local copy or the Hub.
+
+    Those that cannot be had here are left out, and one printed line says so.
+    """
+    import socket
+
+    from transformers import AutoTokenizer
+
+    try:
+        socket.create_connection(("huggingface.co", 443), timeout=2).close()
+        local_only = False
+    except OSError:
+        local_only = True  # asked here, for the Hub's client would try again for a long time
+    found, missing = [], []
+    for repository in repositories:
+        try:
+            found.append(from_pretrained(repository, AutoTokenizer.from_pretrained(repository, local_files_only=local_only)))
+        except (OSError, ValueError, ImportError):
+            missing.append(repository)
+    if missing:
+        print(f"여기서는 내려받을 수 없어 건너뛴다: {', '.join(missing)}. 네트워크가 있는 곳에서 다시 실행하면 표에 나온다.")
+    return found
+
+
 # ---------------------------------------------------------------------------------------------- the stage
 
 
@@ -268,9 +293,10 @@ def sweep(
 ) -> list[dict[str, float]]:
     """What the vocabulary size does: one row a size.
 
-    tokens_per_char falls; embedding (vocabulary x hidden_size parameters, input and output tied) and its share of the model
-    rise; bits_per_char is that of an interpolated n-gram model of `order` over the tokens of `texts`, on `held_out`. Bits
-    per *token* could not be compared: their unit changes with the vocabulary. `</s>` costs bits, but is no character.
+    chars_per_token rises, and so do the embedding (vocabulary x hidden_size parameters, input and output tied), its share of
+    the model, and rare_share, the share of tokens seen fewer than 100 times in `texts`. bits_per_char is that of an
+    interpolated n-gram model of `order` over the tokens of `texts`, on `held_out`. Bits per *token* could not be compared:
+    their unit changes with the vocabulary. `</s>` costs bits, but is no character.
     """
     import numpy as np
 
@@ -285,14 +311,16 @@ def sweep(
     for size in sizes:
         tokenizer = train_byte_bpe(texts, size, SPECIAL_TOKENS)
         found = tokenizer.get_vocab_size()
-        tokens = stream(tokenizer, held_out)
-        model = ngram.fit(stream(tokenizer, texts), order, found, bos=1)
+        tokens, training = stream(tokenizer, held_out), stream(tokenizer, texts)
+        model = ngram.fit(training, order, found, bos=1)
+        seen = np.bincount(training, minlength=found)
         embedding = found * hidden_size
         rows.append({
             "vocab_size": found,
             "chars_per_token": characters / (len(tokens) - 2 * len(held_out)),
             "embedding_parameters": embedding,
             "embedding_share": embedding / (embedding + body_parameters),
+            "rare_share": float((seen < 100).mean()),
             "bits_per_char": model.bits_per_char(tokens, characters),
         })  # fmt: skip
     return rows
@@ -347,8 +375,6 @@ def build(job: "Job") -> dict[str, float]:
     same text (WordPiece, BPE over characters), a sample of it (SentencePiece Unigram), or English (byte-level BPE); their
     metrics carry their name in front.
     """
-    from tqdm.auto import tqdm
-
     corpus, settings = job.inputs["corpus"], job.settings
     texts = _all(read_texts(corpus / "train.jsonl", settings.train_chars))
     held_out = [text for text in read_texts(corpus / "validation.jsonl", HELD_OUT_CHARS) if text.strip()] or texts
@@ -366,7 +392,7 @@ def build(job: "Job") -> dict[str, float]:
         "english": lambda: from_tokenizers("english", train_byte_bpe(english_text(), settings.vocab_size)),
     }
     segmenters = [from_pretrained("", tokenizer)]
-    for name in tqdm(others, desc="비교할 토크나이저", leave=False):
+    for name in display.progress(others, desc="비교할 토크나이저"):
         segmenters.append(others[name]())
     metrics: dict[str, float] = {"train_chars": sum(map(len, texts)), "train_seconds": seconds}
     for row in compare(segmenters, held_out, _openings(held_out, MORPHEME_CHARS)):

@@ -226,7 +226,7 @@ def spelling_defects(text: str) -> set[str]:
 
 
 _LONG_RUN = re.compile(r"([ㅋㅎㅠㅜ!?~])\1{2,}")
-_MASH_LINE = re.compile(r"[ㄱ-ㅎㅏ-ㅣ]{4,}")
+_JAMO_WORD = re.compile(r"(?<!\S)[ㄱ-ㅎㅏ-ㅣ]{4,}(?!\S)")
 
 
 def shorten_runs(text: str) -> str:
@@ -234,7 +234,19 @@ def shorten_runs(text: str) -> str:
     return _LONG_RUN.sub(r"\1\1", text)
 
 
-def is_keyboard_mash(line: str) -> bool:
-    """A line of four and more lone jamo, at least three different (ㅁㄴㅇㄹ); ㅋㅋㅋㅋ, ㅠㅠ and ㅇㅇ are words."""
-    line = "".join(line.split())
-    return bool(_MASH_LINE.fullmatch(line)) and len(set(line)) >= 3
+def is_keyboard_mash(word: str) -> bool:
+    """Lone jamo of many kinds, those of laughing and crying not counted: ㅁㄴㅇㄹ, ㄴㅇㄹㄴㅇㄹ; but not ㅋㅋㅋㅋ, ㅇㄱㄹㅇ, ㅎㄷㄷ."""
+    kinds = len(set(word) - set("ㅋㅎㅠㅜㅡ"))
+    return bool(_JAMO_WORD.fullmatch(word)) and (kinds >= 4 or kinds == 3 and len(word) >= 6)
+
+
+def drop_mash(text: str) -> str:
+    """The text without mashed keys; a line of nothing else goes whole."""
+    if not _JAMO_WORD.search(text):
+        return text
+    lines = []
+    for line in text.split("\n"):
+        rest = _JAMO_WORD.sub(lambda match: "" if is_keyboard_mash(match.group()) else match.group(), line)
+        if rest == line or rest.strip():
+            lines.append(line if rest == line else _SPACES.sub(" ", rest).strip())
+    return "\n".join(lines)

@@ -209,8 +209,8 @@ class Extracted:
     dropped: list[str] = field(default_factory=list)
 
 
-def drop_boilerplate(blocks: list[Block]) -> tuple[list[str], list[str]]:
-    """(kept, dropped) texts of the blocks, by place, link density and wording."""
+def drop_boilerplate(blocks: list[Block]) -> tuple[list[Block], list[Block]]:
+    """(kept, dropped) blocks, by place, link density and wording."""
     kept, dropped = [], []
     related = False
     for block in blocks:
@@ -220,26 +220,48 @@ def drop_boilerplate(blocks: list[Block]) -> tuple[list[str], list[str]]:
         related = bool(_RELATED.fullmatch(block.text)) or (
             related and len(block.text) <= 40 and not block.text.endswith((".", "?", "!", '"', "”")))
         unwanted = block.framed or linked or related or is_boilerplate_line(block.text)
-        (dropped if unwanted else kept).append(block.text)
+        (dropped if unwanted else kept).append(block)
     return kept, dropped
 
 
-def extract(page: str, web: bool = True) -> Extracted:
+# (서울=새벽일보) 김하늘 기자 = …, [달빛 게시판 김하늘] …, 김하늘 특파원= …: before the first sentence of an article.
+_LEAD = re.compile(r"(?:[(\[【][^)\]】\n]{2,30}[)\]】]\s*)?[가-힣]{2,4} ?[가-힣]{0,4}\s*=\s+|[\[【][^\]】\n]{2,30}[\]】]\s+")
+
+
+def strip_lead(line: str) -> str:
+    """A sentence without the byline before it; a short line, or one without a byline, comes back as it is."""
+    rest = _LEAD.sub("", line, count=1) if _LEAD.match(line) else line
+    return rest if len(rest) >= 20 and SENTENCE_END.search(rest) else line
+
+
+def page_blocks(page: str) -> tuple[list[Block], bool]:
+    """(blocks with normalised text, was it HTML?) of a web page. Plain text has a block a line."""
+    was_html = looks_like_html(page)
+    blocks = html_blocks(page) if was_html else [Block(line) for line in unescape(page).splitlines()]
+    for block in blocks:
+        block.text = normalise(block.text)   # before the wording is judged: menus can be NFD too
+    return [block for block in blocks if block.text], was_html
+
+
+def extract(page: str, web: bool = True, line_model=None) -> Extracted:
     """The normalised text of a page: HTML resolved, boilerplate dropped, one line a paragraph.
 
+    `line_model` (`lines.LineModel`) drops lines by their shape, after the rules have dropped by place and wording.
     `web=False` (a review, a book chapter) resolves entities, and tags if the text begins with one; it drops no line
     and keeps empty ones.
     """
-    was_html = looks_like_html(page) if web else is_html_file(page)
-    if was_html:
-        blocks = html_blocks(page)
-        if not web:
-            return Extracted(normalise("\n".join(block.text for block in blocks)), was_html)
-    elif not web:
-        return Extracted(normalise(unescape(page)), was_html)
-    else:
-        blocks = [Block(line) for line in unescape(page).splitlines()]
-    for block in blocks:
-        block.text = normalise(block.text)   # before the wording is judged: menus can be NFD too
-    kept, dropped = drop_boilerplate([block for block in blocks if block.text])
-    return Extracted("\n".join(kept), was_html, dropped)
+    if not web:
+        was_html = is_html_file(page)
+        text = "\n".join(block.text for block in html_blocks(page)) if was_html else unescape(page)
+        return Extracted(normalise(text), was_html)
+    blocks, was_html = page_blocks(page)
+    kept, dropped = drop_boilerplate(blocks)
+    for block in kept:
+        if (rest := strip_lead(block.text)) != block.text:
+            dropped.append(Block(block.text.removesuffix(rest)))
+            block.text = rest
+    if line_model:
+        frame = line_model.is_frame(kept)
+        dropped += [block for block, out in zip(kept, frame) if out]
+        kept = [block for block, out in zip(kept, frame) if not out]
+    return Extracted("\n".join(block.text for block in kept), was_html, [block.text for block in dropped])

@@ -29,8 +29,8 @@ from pathlib import Path
 
 import numpy as np
 
-from workshop_lib import WorkshopError
-from workshop_lib.cleaning import decoding, extraction, near_duplicates, privacy, quality
+from workshop_lib import WorkshopError, display
+from workshop_lib.cleaning import decoding, extraction, lines, near_duplicates, privacy, quality
 
 SAMPLE_CHARS = 160
 
@@ -45,34 +45,38 @@ class Cleaned:
     detail: str = ""
 
 
-def clean_document(document: Mapping) -> Cleaned:
-    """Decode, repair, extract, normalise, mask and judge one document.
-
-    A document with `raw` (bytes) is a crawled page and judged by the WEB rules; one with `text` by the PLAIN rules.
-    """
-    web = "raw" in document
-    changes = set()
-    if web:
+def page_text(document: Mapping, changes: set[str]) -> str:
+    """The document as text, decoded and undone of mojibake; adds to `changes` what was found."""
+    page = document.get("text")
+    if page is None:
         declared = decoding.declared_charset(document["raw"])
         decoded = decoding.decode(document["raw"], declared)
         if decoded.encoding != (declared or "utf-8") and "cp949" in (decoded.encoding, declared):
             changes.add("wrong_charset")
         page = decoded.text
-    else:
-        page = document["text"]
     text = decoding.undo_mojibake(page)
     if text != page:
         changes.add("mojibake")
-    changes |= decoding.spelling_defects(extraction.unescape(text))
-    extracted = extraction.extract(text, web)
+    return text
+
+
+def clean_document(document: Mapping, line_model: lines.LineModel | None = None) -> Cleaned:
+    """Decode, repair, extract, normalise, mask and judge one document.
+
+    A document with `raw` (bytes) is a crawled page and judged by the WEB rules; one with `text` by the PLAIN rules.
+    """
+    web = "raw" in document
+    changes: set[str] = set()
+    page = page_text(document, changes)
+    changes |= decoding.spelling_defects(extraction.unescape(page))
+    extracted = extraction.extract(page, web, line_model)
     text = extracted.text
     changes |= {"html"} if extracted.was_html else set()
     changes |= {"boilerplate"} if extracted.dropped else set()
-    lines = text.split("\n")
-    kept = [line for line in lines if not decoding.is_keyboard_mash(line)]
-    if len(kept) < len(lines):
+    unmashed = decoding.drop_mash(text)
+    if unmashed != text:
         changes.add("jamo")
-        text = "\n".join(kept)
+        text = unmashed
     shortened = decoding.shorten_runs(text)
     if shortened != text:
         changes.add("laughter")
@@ -85,10 +89,10 @@ def clean_document(document: Mapping) -> Cleaned:
 
 @dataclass(frozen=True)
 class Tools:
-    """What the workers need beside the documents: classifier, benchmark n-grams, hash functions."""
+    """What the workers need beside the documents: classifiers, benchmark n-grams, hash functions."""
 
+    line_model: lines.LineModel | None
     model: quality.QualityModel | None
-    threshold: float                      # P(good) below this is "low_quality"
     benchmark: frozenset[str]
     benchmark_size: int
     hashing: tuple[np.ndarray, np.ndarray]
@@ -108,7 +112,7 @@ def clean_chunk(documents: list[Mapping], tools: Tools) -> Chunk:
     chunk = Chunk()
     for document in documents:
         try:
-            result = clean_document(document)
+            result = clean_document(document, tools.line_model)
         except Exception as error:
             raise WorkshopError(f"문서 {document.get('id')}을(를) 정제하다 실패했다: {type(error).__name__}: {error}") from error
         chunk.rows.append((document["id"], document["source"], result))
@@ -117,7 +121,7 @@ def clean_chunk(documents: list[Mapping], tools: Tools) -> Chunk:
     if tools.model and web:
         # The classifier has seen web pages only, so it judges web pages only.
         for result, p in zip(web, tools.model.probability([result.text for result in web])):
-            if p < tools.threshold:
+            if p < tools.model.threshold:
                 result.reason, result.detail = "low_quality", f"품질 확률 {p:.2f}"
     for _, _, result in chunk.rows:
         if result.reason is None and (gram := near_duplicates.contaminated(
@@ -341,9 +345,7 @@ def group(source: str) -> str:
 
 def _results(documents: Iterable[Mapping], tools: Tools, processes: int | None) -> Iterator[tuple]:
     """(id, source, Cleaned, key, signature) of every document in order; key and signature None for the rejected."""
-    from tqdm.auto import tqdm
-
-    with tqdm(desc="정제", unit="문서", leave=False) as bar, contextlib.closing(clean_chunks(documents, tools, processes)) as chunks:
+    with display.progress(desc="정제", unit="문서") as bar, contextlib.closing(clean_chunks(documents, tools, processes)) as chunks:
         for chunk in chunks:
             number = 0
             for identity, source, result in chunk.rows:

@@ -100,13 +100,15 @@ SPAM = {
                        r"안전 놀이터|환전 무제한|당일 (?:대출|송금)|무직자|소액 대출|추가 대출|무서류|무방문|신용 등급 상관|연체자|"
                        r"한도 조회|대출 최대|비대면 대출|카톡 \S{0,12}\d|카카오톡 \S{0,12}\d"),
 }
+_SPLIT_UP = re.compile(r"(?<=[가-힣])[·.‧・*](?=[가-힣])")          # 카·지·노
 
 
 def spam_kind(text: str, words: int) -> str | None:
     """"adult" or "spam" if at least `words` different expressions of that kind stand in the text, one every 60
     characters or denser: a petition about betting names it, an advertisement is made of it. Else None."""
+    plain = _SPLIT_UP.sub("", text)
     for kind, pattern in SPAM.items():
-        found = pattern.findall(text)
+        found = pattern.findall(plain)
         if len(set(found)) >= words and 60 * len(found) >= len(text):
             return kind
     return None
@@ -162,10 +164,11 @@ def ngram_features(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class QualityModel:
-    """Logistic regression over hashed n-grams: weights (buckets,) float64, bias."""
+    """Logistic regression over hashed n-grams: weights (buckets,) float64, bias, and the P(good) below which a text goes."""
 
     weights: np.ndarray
     bias: float
+    threshold: float = 0.5
 
     def probability(self, texts: Sequence[str]) -> np.ndarray:
         """P(worth keeping) for each text, (len(texts),)."""
@@ -181,8 +184,8 @@ def sigmoid(z: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * np.asarray(z, dtype=float)))
 
 
-def train_quality_model(texts: Sequence[str], good: Sequence[bool], steps: int = 80, rate: float = 0.5,
-                        decay: float = 1e-4) -> QualityModel:
+def train_quality_model(texts: Sequence[str], good: Sequence[bool], steps: int = 150, rate: float = 2.0,
+                        decay: float = 1e-5) -> QualityModel:
     """Fit by full-batch Adagrad on the cross-entropy, classes weighted alike. Deterministic.
 
     Each text is the mean of its n-grams (as in fastText's classifier, arXiv 1607.01759), so length tells nothing.
