@@ -86,9 +86,6 @@ def trainer_speed(model: nn.Module, tokens: np.ndarray, settings) -> float:
     with tempfile.TemporaryDirectory() as folder:
         run = trainer(model, tokens, replace(settings, steps=settings.steps + 1), Path(folder))
         run.add_callback(Clock())
-        for unwanted in list(run.callback_handler.callbacks):
-            if type(unwanted).__name__ in ("PrinterCallback", "ProgressCallback"):
-                run.remove_callback(type(unwanted))
         run.train()
     return settings.steps * settings.batch_size * settings.context / (times[-1] - times[0])  # the first step warms up
 

@@ -31,7 +31,7 @@ def trainer(model, tokens: np.ndarray, settings, out: Path, seed: int = 0):
 
     `model`: a transformers causal LM. The one difference: the labels are the window itself, so a window has one target fewer.
     """
-    from transformers import Trainer, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainingArguments
 
     class InOrder(Trainer):
         def _get_train_sampler(self, dataset=None):
@@ -61,4 +61,6 @@ def trainer(model, tokens: np.ndarray, settings, out: Path, seed: int = 0):
         seed=seed,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    return InOrder(model=model, args=arguments, train_dataset=Windows(tokens, settings, seed))
+    run = InOrder(model=model, args=arguments, train_dataset=Windows(tokens, settings, seed))
+    run.remove_callback(PrinterCallback)  # a line a step would bury everything else; state.log_history keeps them
+    return run
