@@ -19,7 +19,8 @@ _AS_DEFECT = {"adult": "spam", "low_quality": "spam", "jamo_only": "jamo", "no_s
               "empty": "too_short", "no_letters": "too_short"}
 
 REASONS = {
-    "empty": "남은 글자가 없다", "no_letters": "글자 없이 숫자나 기호뿐이다", "broken": "되살릴 수 없게 깨졌다", "too_short": "너무 짧다", "foreign": "한국어가 아니다",
+    "empty": "남은 글자가 없다", "no_letters": "글자 없이 숫자나 기호뿐이다", "broken": "되살릴 수 없게 깨졌다",
+    "too_short": "너무 짧다", "foreign": "한국어가 아니다",
     "jamo_only": "낱자모뿐이다", "symbols": "기호가 너무 많다", "repetition": "같은 말이 되풀이된다", "adult": "성인 광고이다",
     "spam": "도박·대출 광고이다", "no_sentence": "문장으로 끝나는 줄이 없다", "low_quality": "품질 분류기가 버렸다",
     "benchmark": "평가 문제와 겹친다", "exact_duplicate": "앞 문서와 같다", "near_duplicate": "앞 문서와 비슷하다",
@@ -113,7 +114,7 @@ def bundled_benchmarks(seed: int) -> list[str]:
 
     texts = []
     for make in (benchmarks.nli, benchmarks.topics, benchmarks.reading, benchmarks.boolq, benchmarks.sts):
-        for row in make(500, seed, split="validation"):
+        for row in make(300, seed, split="validation"):
             texts += list(_strings(row))
     return texts
 
