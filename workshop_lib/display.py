@@ -82,7 +82,7 @@ def progress(iterable=None, **options):
     """A tqdm bar that leaves nothing behind. `TQDM_DISABLE` hides it, which tqdm's notebook bar itself does not heed."""
     from tqdm.auto import tqdm
 
-    hidden = options.pop("disable", False) or bool(os.environ.get("TQDM_DISABLE"))
+    hidden = options.pop("disable", False) or bool(os.environ.get("TQDM_DISABLE")) or None  # None: only where a person looks
     return tqdm(iterable, leave=False, disable=hidden, **options)
 
 
