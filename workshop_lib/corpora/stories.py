@@ -25,7 +25,8 @@ from workshop_lib.corpora.grammar import attach, count, has_final
 # Few and short, so that a small vocabulary holds most of them whole and a tiny model soon learns to carry them along.
 NAMES = (
     "토리", "두리", "나래", "모모", "루루", "코코", "단비", "바우", "또또", "포포", "은비", "마루", "까미", "뭉치", "깨비", "누리",
-    "꼬미", "미루", "도도", "해나", "나나", "무니", "몽이", "솔이", "초롱이", "밤톨이", "꽃님이", "여울이", "샛별이", "재롱이", "도담이", "동동이",
+    "꼬미", "미루", "도도", "해나", "나나", "무니", "몽이", "솔이", "초롱이", "밤톨이", "꽃님이", "여울이", "샛별이", "재롱이",
+    "도담이", "동동이",
 )  # fmt: skip
 KINDS = (
     "토끼", "다람쥐", "곰", "여우", "너구리", "고슴도치", "사슴", "두더지", "오리", "병아리", "고양이", "강아지",
