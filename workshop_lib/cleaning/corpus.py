@@ -101,11 +101,11 @@ def bundled_documents(settings, seed: int) -> Iterator[dict]:
 
 
 def bundled_validation(settings, seed: int) -> Iterator[dict]:
-    """Stories of held-out combinations and held-out prose."""
+    """Stories of held-out combinations and held-out prose, in about the shares that the training text has them."""
     from workshop_lib.corpora import prose, stories
 
     yield from stories.stories(settings.validation_docs, seed, split="validation")
-    yield from prose.prose(max(1, settings.validation_docs // 4), seed, split="validation")
+    yield from prose.prose(max(1, settings.validation_docs // 16), seed, split="validation")
 
 
 def bundled_benchmarks(seed: int) -> list[str]:
