@@ -259,12 +259,13 @@ def _sky(rng: Random, values: Values) -> str:
 
 def _farm(rng: Random, values: Values) -> str:
     name = _pick(rng, "farm", values)
+    if "care" not in values:  # harvest and winter work bring their own
+        dry = rng.choice((f"비가 {rng.randint(4, 9)}일 넘게 오지 않으면", f"흙을 {rng.randint(5, 12)}센티미터쯤 파 보아 말라 있으면"))
+        values["care"] = f"{dry} {values['watertime']}에 물을 {values['water']}"
     values |= {
         "month": values["months"],
         "days": rng.randint(2, 5),
         "days2": rng.randint(3, 10),
-        "dry": rng.randint(4, 9),
-        "depth": rng.randint(5, 12),
         "people": rng.randint(5, 40) * 10,
     }
     return f"{name}/{values['ten']}"
@@ -329,6 +330,8 @@ def _road(rng: Random, values: Values) -> str:
 
 def _health(rng: Random, values: Values) -> str:
     values["prog"] = _pick(rng, "health", values)
+    if values["prog"] == "독감 예방 접종":
+        values["date"] = f"{rng.choice((9, 10, 11))}월 {rng.randint(1, 28)}일"
     if values["prog"] == "임산부 교실":
         values["age"] = "임신한"
     values |= {"minutes": rng.choice((10, 15, 20, 30)), "people": rng.randint(3, 12) * 2, "last": f"{rng.randint(12, 140) * 10:,}"}
