@@ -96,6 +96,23 @@ def from_sentencepiece(name: str, processor) -> Segmenter:
     )
 
 
+COLUMNS = {
+    "name": "토크나이저",
+    "vocab_size": "어휘",
+    "chars_per_token": "글자/토큰",
+    "bytes_per_token": "바이트/토큰",
+    "tokens_per_eojeol": "토큰/어절",
+    "unk_rate": "미등록 비율",
+    "roundtrip_failures": "왕복 실패",
+    "morpheme_boundary_recall": "조사·어미 재현율",
+    "morpheme_boundary_precision": "조사·어미 정밀도",
+    "embedding_parameters": "임베딩 파라미터",
+    "embedding_share": "임베딩 비중",
+    "rare_share": "드문 토큰 비중",
+    "bits_per_char": "문자당 비트",
+}  # what a reader sees for each measure
+
+
 # ---------------------------------------------------------------------------------------------- measures
 
 
@@ -203,3 +220,9 @@ def compare(
             row |= boundary_agreement(segmenter, morpheme_texts, gold)
         rows.append(row)
     return rows
+
+
+def readable(rows: Iterable[dict[str, float | str]], *columns: str) -> list[dict[str, float | str]]:
+    """Rows under Korean headings: all columns, or the name and those that are given."""
+    chosen = ("name", *columns) if columns else tuple(COLUMNS)
+    return [{COLUMNS[key]: row[key] for key in chosen if key in row} for row in rows]
