@@ -160,6 +160,37 @@ def test_byte_alphabet_is_hugging_faces():
     assert ByteLevel(add_prefix_space=False).pre_tokenize_str("가")[0][0] == "".join(subwords.byte_alphabet()[b] for b in "가".encode())
 
 
+@pytest.mark.parametrize("token, clean", [
+    ("가나".encode(), True), (b" a", True), (b"\xed\x95", True), (b"\x95\x9c", True), (b"\xed", True), (b"\xf0\x9f\x91", True),
+    (b" \xed", False), (b"\x9c\xea", False), ("가".encode() + b"\xed", False), (b"\x9c" + "가".encode(), False), (b"\x9c ", False),
+])  # fmt: skip
+def test_clean_tokens_are_whole_characters_or_lie_inside_one(token, clean):
+    assert subwords.is_clean(token) is clean
+
+
+def test_merges_of_whole_characters(pieces):
+    merges = subwords.train_bpe(pieces, 300, whole_characters=True)
+    assert all(map(subwords.is_clean, subwords.vocabulary(merges)))
+    assert not all(map(subwords.is_clean, subwords.vocabulary(subwords.train_bpe(pieces, 300))))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.text("ab가각ㅋ ", min_size=1, max_size=8), st.integers(1, 5), max_size=8))
+def test_merges_of_whole_characters_are_the_naive_ones_with_the_rest_left_out(words):
+    tokens = [bytes([value]) for value in range(256)]
+    ids = {tuple(word.encode()): n for word, n in words.items()}
+    expected = []
+    while len(expected) < 30:
+        counts = {p: n for p, n in subwords.count_pairs(ids).items() if n > 1 and subwords.is_clean(tokens[p[0]] + tokens[p[1]])}
+        if not counts:
+            break
+        pair = subwords.best_pair(counts)
+        ids = {tuple(subwords.merge_pair(word, pair, len(tokens))): n for word, n in ids.items()}
+        tokens.append(tokens[pair[0]] + tokens[pair[1]])
+        expected.append(pair)
+    assert subwords.train_bpe(words, 30, whole_characters=True) == expected
+
+
 # ---------------------------------------------------------------------------------------------- WordPiece, Unigram
 
 
@@ -205,10 +236,32 @@ def test_byte_bpe_numbers_special_tokens_first(korean):
     assert korean.convert_tokens_to_ids(list(tokenization.SPECIAL_TOKENS)) == list(range(9))
 
 
+@settings(max_examples=100, deadline=None)
+@given(any_text | korean_text)
+def test_whole_character_tokenizer_loses_nothing_either(text):
+    tokenizer = _whole()
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def _whole(cached=[]):  # noqa: B006
+    if not cached:
+        trained = tokenization.train_whole_char_bpe(sentences(100), 500, tokenization.SPECIAL_TOKENS)
+        cached.append(tokenization.wrap(trained, 64))
+    return cached[0]
+
+
+def test_whole_character_tokenizer_has_the_same_special_tokens(korean):
+    whole = _whole()
+    assert whole.convert_tokens_to_ids(list(tokenization.SPECIAL_TOKENS)) == list(range(9))
+    assert whole.all_special_tokens == korean.all_special_tokens
+    assert len(whole) <= 500
+
+
+@pytest.mark.parametrize("train", ["train_byte_bpe", "train_whole_char_bpe"])
 @pytest.mark.parametrize("size, special", [(255, ()), (264, tokenization.SPECIAL_TOKENS), (0, ())])
-def test_vocabulary_smaller_than_the_alphabet(size, special):
+def test_vocabulary_smaller_than_the_alphabet(train, size, special):
     with pytest.raises(WorkshopError, match="알파벳보다 작다"):
-        tokenization.train_byte_bpe(SENTENCES, size, special)
+        getattr(tokenization, train)(SENTENCES, size, special)
 
 
 @pytest.mark.parametrize("train", ["train_char_bpe", "train_wordpiece", "train_unigram"])
@@ -428,8 +481,9 @@ def _job(tmp_path, train, validation=("고양이가 책을 보았다.",), **sett
     return Job(out=out, inputs={"corpus": corpus}, settings=TokenizerSettings(**values), seed=0, data=None)
 
 
-def test_build_saves_a_tokenizer_and_measures_it(tmp_path):
-    job = _job(tmp_path, sentences(100))
+@pytest.mark.parametrize("whole", [False, True])
+def test_build_saves_a_tokenizer_and_measures_it(tmp_path, whole):
+    job = _job(tmp_path, sentences(100), whole_characters=whole)
     metrics = tokenization.build(job)
     tokenizer = tokenization.load(job.out)
     assert len(tokenizer) == metrics["vocab_size"] == 400

@@ -19,6 +19,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from workshop_lib import WorkshopError
+from workshop_lib.hangul import is_whole_utf8
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -116,13 +117,16 @@ def train_bpe_naive(pieces: Mapping[str, int], merges: int) -> list[Pair]:
     return learned
 
 
-def train_bpe(pieces: Mapping[str, int], merges: int) -> list[Pair]:
+def train_bpe(pieces: Mapping[str, int], merges: int, whole_characters: bool = False) -> list[Pair]:
     """The same merges as `train_bpe_naive`, but each merge touches only the words that hold the pair.
 
     An index tells which words hold a pair; a heap gives the most frequent pair. The heap is lazy: a count that changes is
     pushed again, and an entry whose count is no longer true is thrown away when it surfaces.
     Where a pair is replaced, only the counts of its two neighbours change.
     Cost: O(total length) once, then O(length of the touched words) a merge.
+
+    whole_characters: refuse merges that glue a part of a character to something outside it (`is_clean`), as Land & Arnett
+    propose (2025, arXiv:2505.24689).
     """
     words = [list(piece.encode("utf-8")) for piece in pieces]
     frequencies = list(pieces.values())
@@ -135,6 +139,7 @@ def train_bpe(pieces: Mapping[str, int], merges: int) -> list[Pair]:
     heap = [(-count, pair) for pair, count in counts.items()]
     heapq.heapify(heap)
 
+    tokens = [bytes([value]) for value in range(BYTES)]
     learned: list[Pair] = []
     while len(learned) < merges and heap:
         negative_count, pair = heapq.heappop(heap)
@@ -143,6 +148,8 @@ def train_bpe(pieces: Mapping[str, int], merges: int) -> list[Pair]:
         if counts[pair] < 2:
             break
         new_id, (left, right) = BYTES + len(learned), pair
+        if whole_characters and not is_clean(tokens[left] + tokens[right]):
+            continue  # should its count change, it will surface again and be refused again
         change: dict[Pair, int] = defaultdict(int)
         for number in holders.pop(pair):  # a few of these words may have lost the pair to an earlier merge
             ids, frequency = words[number], frequencies[number]
@@ -165,7 +172,16 @@ def train_bpe(pieces: Mapping[str, int], merges: int) -> list[Pair]:
                 counts[touched] += difference
                 heapq.heappush(heap, (-counts[touched], touched))
         learned.append(pair)
+        tokens.append(tokens[left] + tokens[right])
     return learned
+
+
+def is_clean(token: bytes) -> bool:
+    """Whether a token is whole characters, or lies inside a single one: 가나, ED 95 and 95 9C are clean, a space with ED is not."""
+    if is_whole_utf8(token):
+        return True
+    inside = all(0x80 <= byte < 0xC0 for byte in token[1:])  # no character begins after the first byte
+    return inside and token[0] >= 0x80 and not any(is_whole_utf8(token[:end]) for end in range(1, len(token)))
 
 
 def vocabulary(merges: Sequence[Pair]) -> list[bytes]:
@@ -218,14 +234,17 @@ def byte_alphabet() -> list[str]:
     return [chr(byte if byte in printable else next(stand_ins)) for byte in range(BYTES)]
 
 
-def to_huggingface(merges: Sequence[Pair]) -> "Tokenizer":
-    """The same tokenizer as a Hugging Face `Tokenizer` (same ids): for checking, and for speed."""
+def to_huggingface(merges: Sequence[Pair], special_tokens: Sequence[str] = ()) -> "Tokenizer":
+    """The same tokenizer as a Hugging Face `Tokenizer`: for checking, and for speed.
+
+    Special tokens take the first ids; all other ids are moved up by their number.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = byte_alphabet()
     names = ["".join(alphabet[byte] for byte in token) for token in vocabulary(merges)]
     model = models.BPE(
-        vocab={name: number for number, name in enumerate(names)},
+        vocab={name: number for number, name in enumerate([*special_tokens, *names])},
         merges=[(names[left], names[right]) for left, right in merges],
     )
     tokenizer = Tokenizer(model)
@@ -233,6 +252,7 @@ def to_huggingface(merges: Sequence[Pair]) -> "Tokenizer":
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(special_tokens))
     return tokenizer
 
 
