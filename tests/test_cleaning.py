@@ -627,10 +627,10 @@ def test_build_on_the_bundled_crawl(tmp_path):
     assert all(isinstance(value, float) for value in metrics.values())
 
 
-def test_cleaning_on_sites_that_the_rules_know(tmp_path):
+def test_cleaning_on_sites_that_the_rules_know():
     pages = list(corpus.labelled_pages(600, 7))
     tools = corpus.make_tools(_small_settings(), [])
-    metrics = corpus.measure(pages, *corpus.clean_sample(pages, tmp_path / "sample", tools, OPTIONS))
+    metrics = corpus.measure(pages, *corpus.clean_sample(pages, tools, _small_settings()))
     assert metrics["precision_removal"] > 0.97 and metrics["recall_removal"] > 0.97
     assert metrics["pii_leaked"] == 0 and metrics["clean_exact"] > 0.93
     for defect in crawl.DEFECTS:

@@ -2,7 +2,7 @@
 
 import json
 import math
-import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -191,8 +191,6 @@ def build(job) -> dict[str, float]:
 
 def _build(job) -> dict[str, float]:
     settings = job.settings
-    options = {"bands": settings.minhash_bands, "rows": settings.minhash_rows,
-               "threshold": settings.near_duplicate_threshold, "seed": job.seed, "samples": settings.rejected_samples}
     skipped: list = []                                    # rows that could not even be read, each with file and line
     if job.data is None:
         benchmark, documents = bundled_benchmarks(job.seed), bundled_documents(settings, job.seed)
@@ -203,7 +201,8 @@ def _build(job) -> dict[str, float]:
         benchmark = (row["text"] for row in public.benchmark_texts(job.data, skipped))
         documents, validation = public.documents(job.data, skipped), public.validation_documents(job.data, skipped)
     tools = make_tools(settings, benchmark)
-    report = pipeline.clean_corpus(documents, validation, job.out, tools, max_share=settings.max_share, **options)
+    report = pipeline.clean_corpus(documents, validation, job.out, tools, max_share=settings.max_share,
+                                   samples=settings.rejected_samples, seed=job.seed, **_options(settings))
     report.skipped = sorted({str(skip) for skip in skipped})
     if not report.docs_out:
         raise WorkshopError(f"정제하고 나니 문서가 하나도 남지 않았다(들어온 문서 {report.docs_in}개). {job.data or '내장 말뭉치'}의 글이 "
@@ -213,7 +212,7 @@ def _build(job) -> dict[str, float]:
     # Real data has no truth, and the rules were written with the crawl's own wording in view. So the cleaning is measured
     # on labelled pages of sites that neither the rules nor the classifiers have seen.
     pages = list(labelled_pages(min(settings.crawl_pages, LABELLED_PAGES), job.seed, "validation"))
-    scores = measure(pages, *clean_sample(pages, job.out / "sample.tmp", tools, options))
+    scores = measure(pages, *clean_sample(pages, tools, settings))
     metrics = {
         "docs_in": float(report.docs_in), "docs_out": float(report.docs_out), "chars_out": float(report.chars_out),
         "validation_docs": float(report.validation_docs), "validation_chars": float(report.validation_chars),
@@ -227,16 +226,15 @@ def _build(job) -> dict[str, float]:
     return metrics
 
 
-def clean_sample(pages: list[dict], folder: Path, tools: pipeline.Tools,
-                 options: Mapping) -> tuple[dict[str, str], dict[str, set[str]]]:
-    """Clean labelled pages by themselves in a scratch folder: (id -> text of the kept, id -> defects seen)."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        report = pipeline.clean_corpus(pages, [], folder, tools, **options)
-        return read_texts(folder / "train.jsonl"), report.seen
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def clean_sample(pages: list[dict], tools: pipeline.Tools, settings, processes: int | None = None) -> tuple[dict, dict]:
+    """Clean labelled pages by themselves in a scratch folder: (id -> text of the kept, id -> names of what was seen)."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = pipeline.clean_corpus(pages, [], Path(folder), tools, processes=processes, **_options(settings))
+        return read_texts(Path(folder) / "train.jsonl"), report.seen
+
+
+def _options(settings) -> dict:
+    return {"bands": settings.minhash_bands, "rows": settings.minhash_rows, "threshold": settings.near_duplicate_threshold}
 
 
 def read_documents(path: Path) -> Iterator[dict]:

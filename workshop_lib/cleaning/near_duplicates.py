@@ -133,7 +133,8 @@ def candidate_pairs(signatures: np.ndarray, bands: int, rows: int, window: int =
     """
     if signatures.shape[1] < bands * rows:
         raise ValueError(f"서명 길이 {signatures.shape[1]}이(가) bands × rows = {bands * rows}보다 짧다")
-    found = [np.zeros((0, 2), np.int64)]
+    count = max(len(signatures), 1)
+    found = np.zeros(0, np.int64)                         # a pair as one number, i · count + j
     for band in range(bands):
         part = signatures[:, band * rows:(band + 1) * rows].astype(np.uint64)
         keys = np.zeros(len(part), np.uint64)
@@ -141,12 +142,14 @@ def candidate_pairs(signatures: np.ndarray, bands: int, rows: int, window: int =
             keys = _mix(keys + part[:, column] + np.uint64(column + 1))
         order = np.argsort(keys, kind="stable")           # stable: inside a bucket the earlier text comes first
         keys = keys[order]
+        here = [found]
         for distance in range(1, min(window, len(keys) - 1) + 1):
             same = keys[distance:] == keys[:-distance]
             if not same.any():
                 break
-            found.append(np.stack([order[:-distance][same], order[distance:][same]], axis=1))
-    return np.unique(np.concatenate(found), axis=0)
+            here.append(order[:-distance][same] * count + order[distance:][same])
+        found = np.unique(np.concatenate(here))
+    return np.stack([found // count, found % count], axis=1)
 
 
 def drop_near_duplicates(signatures: np.ndarray, bands: int, rows: int, threshold: float) -> dict[int, int]:
