@@ -105,7 +105,7 @@ def test_large_vocabularies_take_four_bytes(tmp_path):
         def __len__(self):
             return 70_001
 
-        def __call__(self, texts, add_special_tokens):
+        def __call__(self, texts, **options):
             return {"input_ids": [[69_999] for _ in texts]}
 
     packed = packing.pack([{"text": "가"}], Large(), tmp_path / "t.bin")

@@ -141,7 +141,8 @@ def optimizers(model: nn.Module, settings) -> list[torch.optim.Optimizer]:
     kept = [group for group in groups if group["params"]]
     found: list[torch.optim.Optimizer] = [torch.optim.AdamW(kept, lr=settings.learning_rate, betas=betas, fused=True)]
     if hidden:
-        muon = Muon([p for name, p in named if name in hidden], settings.learning_rate, settings.weight_decay)
+        matrices = [p for name, p in named if name in hidden]
+        muon = Muon(matrices, settings.learning_rate, settings.weight_decay, iterations=settings.muon_iterations)
         muon.param_groups[0]["scale"] = 1.0
         found.append(muon)
     return found

@@ -87,7 +87,8 @@ def encode(documents: Iterable[dict], tokenizer, batch: int = 512) -> Iterator[E
     if bos is None or eos is None:
         raise WorkshopError("토크나이저에 <s>나 </s>가 없다. 3주차의 토크나이저 폴더를 쓰고 있는지 확인한다.")
     for group in _groups(documents, batch):
-        rows = tokenizer([document["text"] for document in group], add_special_tokens=False)["input_ids"]
+        texts = [document["text"] for document in group]
+        rows = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]  # longer than the context is no fault here
         for document, ids in zip(group, rows):
             yield Encoded((bos, *ids, eos), len(document["text"]), str(document.get("source", "")))
 

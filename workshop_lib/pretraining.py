@@ -209,7 +209,12 @@ def model_config(settings, vocab_size: int) -> TransformerConfig:
 
 def new_model(settings, vocab_size: int, seed: int = 0) -> Transformer:
     """The settings' Llama with random weights, on the GPU if there is one."""
-    return Transformer(model_config(settings, vocab_size), seed).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = Transformer(model_config(settings, vocab_size), seed)
+    if settings.zero_residual:
+        for block in model.model.layers:
+            nn.init.zeros_(block.self_attn.o_proj.weight)
+            nn.init.zeros_(block.mlp.down_proj.weight)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def complete(model: nn.Module, tokenizer, prompts: list[str], tokens: int = 80, seed: int = 0, **options) -> list[str]:
