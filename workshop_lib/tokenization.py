@@ -211,7 +211,14 @@ def train_sentencepiece(
     import sentencepiece
 
     lines = [line for text in _all(texts) for line in text.split("\n") if line.strip()]
-    _require_room(vocab_size, (256 if byte_fallback else 0) + 4, "바이트 256개와 특수 토큰 3개" if byte_fallback else "특수 토큰 3개")
+    reserved = (256 if byte_fallback else 0) + 4
+    _require_room(vocab_size, reserved, "바이트 256개와 특수 토큰 3개" if byte_fallback else "특수 토큰 3개")
+    # This trainer fails when the alphabet alone fills the vocabulary, and refuses to cover less than 98 % of the text. So
+    # where the frequent characters that leave room for pieces cover less than it will ask for, the others are hidden from it.
+    counts = Counter(char for line in lines for char in line)
+    alphabet = set(_frequent_chars(lines, (vocab_size - reserved) * 3 // 4)) | {" "}
+    if sum(counts[char] for char in alphabet) < 0.995 * counts.total():
+        lines = ["".join(char if char in alphabet else " " for char in line) for line in lines]
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

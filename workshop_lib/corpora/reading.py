@@ -103,7 +103,7 @@ def detect_encoding(path: Path) -> str:
     The sample is the 1 MiB that begins with the first byte that is not ASCII, wherever in the file that is.
 
     Raises:
-        WorkshopError: the file is UTF-16, or no line of the sample decodes in either.
+        WorkshopError: the file is UTF-16, or most lines of the sample decode in neither.
     """
     with Path(path).open("rb") as file:
         chunk = file.read(_SAMPLE_BYTES)
@@ -121,7 +121,7 @@ def detect_encoding(path: Path) -> str:
                               for place, line in enumerate(lines, start=1) if not line.isascii())
                 for encoding in ("utf-8", "cp949")}
     best = min(failures, key=failures.get)
-    if failures[best] == sum(not line.isascii() for line in lines):
+    if 2 * failures[best] > sum(not line.isascii() for line in lines):  # a picture, too, has a line or two that decode
         raise WorkshopError(f"{path}: UTF-8로도 EUC-KR(CP949)로도 읽히지 않는다. 글 파일인지 확인하고 UTF-8로 다시 저장한다.")
     return best
 
