@@ -24,7 +24,7 @@ TINY = replace(
     get_profile("tiny").base_model, hidden_size=64, layers=2, heads=2, kv_heads=1, intermediate_size=128, context=32,
     batch_size=8, steps=12, learning_rate=3e-3, optimizer="adamw", schedule="cosine", warmup_steps=2, final_fraction=0.1,
     evaluate_every=6, checkpoint_every=4, sample_every=6, accumulation=1, validation_chars=2_000, prompts=("", "하나"),
-    ngram_order=3, dtype="float32", compile=False,
+    ngram_order=3, dtype="float32", compile=False, zero_residual=False,
 )
 VOCABULARY = 120
 
@@ -348,6 +348,13 @@ def test_torchrun_with_two_processes_gives_the_same_curve(tmp_path):
     curve = json.loads((tmp_path / "curve.json").read_text())["losses"]
     # The same sums in another order: float32 rounding, which training amplifies slowly.
     assert np.abs(np.array(curve) - run()[1].losses).max() < 1e-4
+
+
+def test_blocks_may_start_by_adding_nothing():
+    model = pretraining.new_model(replace(TINY, zero_residual=True), VOCABULARY).cpu()
+    ids = torch.randint(0, VOCABULARY, (2, 8))
+    embedded = model.model.norm(model.model.embed_tokens(ids))
+    torch.testing.assert_close(model.model(ids), embedded)
 
 
 def test_the_trainer_version_follows_the_same_curve(tmp_path):
