@@ -325,6 +325,11 @@ def test_english_text_is_there_and_has_no_hangul():
     assert not any(map(hangul.is_syllable, text))
 
 
+def test_a_tokenizer_that_cannot_be_had_is_left_out_with_one_line(capsys):
+    assert tokenization.from_hub("nobody/no-such-tokenizer", "nobody/none") == []
+    assert capsys.readouterr().out.count("\n") == 1
+
+
 # ---------------------------------------------------------------------------------------------- the wrapped tokenizer
 
 
