@@ -326,7 +326,7 @@ def test_a_folder_without_text_is_refused(tmp_path):
 
 def test_check_tells_the_account(folder, capsys):
     put(folder / "chatbot/ChatbotData.csv", "질문,답\n")
-    assert public.check(folder)
+    assert not public.check(folder)  # one set cannot be read
     out = capsys.readouterr().out
     assert "✅ nsmc/ratings_train.txt: 읽음 2 · 남김 2 · 건너뜀 0" in out
     assert "❌ chatbot/ChatbotData.csv" in out and "✅ prose/a.jsonl: 읽음 404 · 남김 401 · 건너뜀 3" in out

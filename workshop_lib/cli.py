@@ -32,6 +32,9 @@ argparse._ = lambda text: KOREAN.get(text, text)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 a mistake that the message names, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal of another encoding (CP949) has no ✅
     options = _parser().parse_args(arguments)
     try:
         return options.command(options) or 0

@@ -80,7 +80,7 @@ def write_report(workspace: Workspace) -> Path:
     }
     for name, text in texts.items():
         temporary = workspace.home / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="replace")
         temporary.replace(workspace.home / name)
     return workspace.home / "report.md"
 

@@ -31,6 +31,7 @@ from workshop_lib import WorkshopError, __version__
 from workshop_lib.profile import Profile, get_profile
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+MEASURED = ("metrics.json", "history.jsonl")  # hold seconds, which differ in every run: no part of what an artefact is
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class Workspace:
             "data": str(self.data) if self.data else "bundled",
             "inputs": self._inputs(spec),
             "fingerprint": fingerprint,
-            "hash": _content_hash(out, files),
+            "hash": _content_hash(out, [p for p in files if p.name not in MEASURED]),
             "bytes": sum(p.stat().st_size for p in files),
             "seconds": round(seconds, 2),
             "peak_rss_mb": round(peak_rss_mb()),
@@ -244,7 +245,8 @@ def _read_json(path: Path) -> dict | None:
 
 
 def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    text = json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+    path.write_text(text, encoding="utf-8", errors="replace")  # a path may hold bytes that are no text
 
 
 def _sha256(content: bytes) -> str:

@@ -223,6 +223,11 @@ def _build(job) -> dict[str, float]:
     report = pipeline.clean_corpus(documents, validation, job.out, tools, max_share=settings.max_share,
                                    samples=settings.rejected_samples, seed=job.seed, **_options(settings))
     report.skipped = sorted({str(skip) for skip in skipped})
+    if report.skipped:
+        print(f"읽지 못해 건너뛴 행이 {len(report.skipped):,}개 있다. 첫째는 {report.skipped[0]}")
+    if not report.docs_in:
+        first = f" 읽지 못한 행 {len(report.skipped)}개의 첫째는 {report.skipped[0]}" if report.skipped else ""
+        raise WorkshopError(f"{job.data or '내장 말뭉치'}에 학습에 쓸 문서가 하나도 없다. 글을 더 넣는다.{first}")
     if not report.docs_out:
         raise WorkshopError(f"정제하고 나니 문서가 하나도 남지 않았다(들어온 문서 {report.docs_in}개). {job.data or '내장 말뭉치'}의 글이 "
                             f"한국어인지, {job.out / 'rejected.jsonl'}의 까닭이 맞는지 확인한다.")
@@ -241,7 +246,7 @@ def _build(job) -> dict[str, float]:
         **{f"repaired_{change}": float(count) for change, count in sorted(report.changes.items())},
         **scores,
     }
-    (job.out / "DATASHEET.md").write_text(datasheet(report, scores, job.data), encoding="utf-8")
+    (job.out / "DATASHEET.md").write_text(datasheet(report, scores, job.data), encoding="utf-8", errors="replace")
     return metrics
 
 

@@ -331,7 +331,7 @@ def _nsmc_documents(data_dir: Path | str, split: str, skipped: list[Skip]) -> It
 
 def _document(text: str, source: str) -> dict:
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-    return {"id": digest, "text": text, "source": source}
+    return {"id": digest, "text": text, "source": source.encode("utf-8", "replace").decode()}  # a file's name may be no text
 
 
 def _told(skipped: list[Skip] | None, make: Callable[[list[Skip]], Iterator[dict]]) -> Iterator[dict]:
@@ -343,9 +343,9 @@ def _told(skipped: list[Skip] | None, make: Callable[[list[Skip]], Iterator[dict
 
 
 def check(data_dir: Path | str) -> bool:
-    """Read every set in the folder, print its account in Korean, and return whether there was anything to read.
+    """Read every set in the folder, print its account in Korean, and return whether there was something and all was read.
 
-    A set that cannot be read at all is told and passed over.
+    A set that cannot be read at all is told and passed over; a run on this folder would stop there.
     """
     data_dir = check_folder(data_dir)
     known: list[tuple[str, Callable[[], Loaded]]] = [
@@ -362,9 +362,9 @@ def check(data_dir: Path | str) -> bool:
     ]
     told = [_tell(found[0].relative_to(data_dir), load) for pattern, load in known if (found := _find(data_dir, pattern))]
     told += [_tell(path.relative_to(data_dir), lambda path=path: _count(path)) for path in pretraining_files(data_dir)]
-    if not any(told):
+    if not told:
         print(f"⬜ {data_dir}: 읽을 자료가 없다")
-    return any(told)
+    return bool(told) and all(told)
 
 
 def _tell(name: Path, load: Callable[[], Loaded]) -> bool:
@@ -373,10 +373,10 @@ def _tell(name: Path, load: Callable[[], Loaded]) -> bool:
     except WorkshopError as error:
         print(f"❌ {name}: {error}")
         return False
-    print(f"✅ {name}: {loaded.summary()}")
+    print(f"{'✅' if loaded.rows else '❌'} {name}: {loaded.summary()}")
     for skip in loaded.skipped[:3]:
         print(f"   {skip}")
-    return True
+    return bool(loaded.rows)
 
 
 def _count(path: Path) -> Loaded:
