@@ -183,7 +183,7 @@ def _exercise_name(source: str, declared: dict[str, Exercise], name: str) -> str
 
 def _hint_cell(exercise: Exercise, cell_id: str) -> dict:
     dots = "●" * exercise.difficulty + "○" * (5 - exercise.difficulty)
-    lines = [f"**연습: {exercise.title}** · 난이도 {dots} · {exercise.minutes}분", ""]
+    lines = [f"난이도 {dots} · {exercise.minutes}분", ""]
     for number, hint in enumerate(exercise.hints, 1):
         lines += [f"<details><summary>힌트 {number}</summary>", "", hint, "", "</details>", ""]
     return {"cell_type": "markdown", "id": f"{cell_id}-hints", "metadata": {}, "source": _lines("\n".join(lines).rstrip())}
