@@ -74,9 +74,9 @@ def clean_document(document: Mapping, line_model: lines.LineModel | None = None)
     changes |= {"html"} if extracted.was_html else set()
     changes |= {"boilerplate"} if extracted.dropped else set()
     unmashed = decoding.drop_mash(text)
-    if unmashed != text:
+    if unmashed != text or any(decoding.drop_mash(line) != line for line in extracted.dropped):
         changes.add("jamo")
-        text = unmashed
+    text = unmashed
     shortened = decoding.shorten_runs(text)
     if shortened != text:
         changes.add("laughter")
