@@ -74,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     _workspace_options(command("report", _report, "측정한 값으로 성적표를 만들고 보여 준다"))
     command("doctor", _doctor, "이 기계에 과정의 도구가 준비되었는지 본다")
     chat = command("chat", _chat, "내가 만든 모델과 이어쓰기를 주고받는다")
-    chat.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0이면 가장 그럴듯한 토큰만 (기본: 0.8)")
-    chat.add_argument("--max-tokens", type=int, default=120, metavar="N", help="이어 쓸 토큰 수 (기본: 120)")
+    chat.add_argument("--temperature", type=_temperature, default=0.8, metavar="T", help="0이면 가장 그럴듯한 토큰만 (기본: 0.8)")
+    chat.add_argument("--max-tokens", type=_count, default=120, metavar="N", help="이어 쓸 토큰 수 (기본: 120)")
     _workspace_options(chat)
     data = command("data", _data, "공개 데이터를 내려받거나 폴더를 살펴본다")
     data.add_argument("action", choices=("get", "check"), help="get: 내려받기, check: 읽어 보기")
@@ -100,6 +100,22 @@ def _weeks(text: str) -> tuple[int, int]:
     if not 1 <= first <= last <= 10:
         raise argparse.ArgumentTypeError(f"'{text}'은(는) 주차가 아니다. 3 또는 2-5처럼 쓴다")
     return first, last
+
+
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"온도 '{text}'은(는) 0에서 100 사이의 수가 아니다")
+    return value
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"'{text}'은(는) 1 이상의 정수가 아니다")
+    return int(text)
 
 
 def _workspace(options: argparse.Namespace):

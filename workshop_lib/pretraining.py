@@ -222,7 +222,7 @@ def complete(model: nn.Module, tokenizer, prompts: list[str], tokens: int = 80, 
     model.eval()
     texts = []
     for number, prompt in enumerate(prompts):
-        ids = [tokenizer.bos_token_id, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+        ids = [tokenizer.bos_token_id, *tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]]
         new = generate(model, ids, tokens, seed=seed + number, stop=tokenizer.eos_token_id, **options)
         texts.append(tokenizer.decode(ids[1:] + new))
     model.train()

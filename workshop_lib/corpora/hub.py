@@ -8,10 +8,14 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from urllib.request import getproxies
 
 from workshop_lib import WorkshopError
+from workshop_lib.environment import online
 
 WIKIPEDIA_DOCUMENTS = 20_000  # of some 650,000: plenty for a laptop
+_UNREACHABLE = ("허브에서 {name} 자료를 받지 못했다({why}). 네트워크 연결을 확인하고 다시 실행한다. "
+                "네트워크가 없어도 강의에 딸린 말뭉치로 모든 주를 할 수 있다.")
 NLI_LABELS = ("entailment", "neutral", "contradiction")  # the order of the Hub's class numbers
 
 
@@ -27,9 +31,14 @@ def download(data_dir: Path | str, sets: Iterable[str] = ("nsmc", "klue", "kobes
     sets = list(sets)
     if unknown := [name for name in sets if name not in _PARTS]:
         raise WorkshopError(f"'{unknown[0]}'이라는 자료는 모른다. 다음 가운데 고른다: {', '.join(_PARTS)}")
+    if data_dir.exists() and not data_dir.is_dir():
+        raise WorkshopError(f"{data_dir}: 폴더가 아니라 파일이다. 자료를 둘 폴더를 지정한다.")
     wanted = [(data_dir / file, arguments, write) for name in sets for file, arguments, write in _PARTS[name]]
     missing = [part for part in wanted if not part[0].exists()]
     if missing and load is None:
+        # Asked here, for the Hub's client would try again for a minute. With a proxy, a mirror or a cache only it can know.
+        if not (getproxies() or {"HF_ENDPOINT", "HF_HUB_OFFLINE"} & os.environ.keys() or online()):
+            raise WorkshopError(_UNREACHABLE.format(name=missing[0][1][0], why="huggingface.co에 닿지 않는다"))
         from datasets import load_dataset as load
     written = []
     for path, arguments, write in missing:
@@ -37,9 +46,7 @@ def download(data_dir: Path | str, sets: Iterable[str] = ("nsmc", "klue", "kobes
         try:
             rows = load(*arguments[:-1], **arguments[-1])
         except Exception as error:  # datasets, huggingface_hub and requests each have their own kinds
-            raise WorkshopError(f"허브에서 {arguments[0]} 자료를 받지 못했다({type(error).__name__}). "
-                                "네트워크 연결을 확인하고 다시 실행한다. "
-                                "네트워크가 없어도 강의에 딸린 말뭉치로 모든 주를 할 수 있다.") from error
+            raise WorkshopError(_UNREACHABLE.format(name=arguments[0], why=type(error).__name__)) from error
         _write(path, lambda rows=rows, write=write: write(rows), arguments[0])
         written.append(path)
     return written
