@@ -119,7 +119,7 @@ def clean_chunk(documents: list[Mapping], tools: Tools) -> Chunk:
     web = [result for (_, _, result), document in zip(chunk.rows, documents)
            if result.reason is None and "raw" in document]
     if tools.model and web:
-        # The classifier has seen web pages only, so it judges web pages only.
+        # What it knows of bad texts it knows from web pages, so it judges web pages only.
         for result, p in zip(web, tools.model.probability([result.text for result in web])):
             if p < tools.model.threshold:
                 result.reason, result.detail = "low_quality", f"품질 확률 {p:.2f}"

@@ -6,7 +6,6 @@ arXiv 1910.10683, section 2.2), refitted to Korean: an eojeol carries more than 
 """
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -208,9 +207,3 @@ def train_quality_model(texts: Sequence[str], good: Sequence[bool], steps: int =
         weights -= rate * gradient / np.sqrt(squares)
         bias -= rate * error.sum() / np.sqrt(bias_square)
     return QualityModel(weights, bias)
-
-
-def most_common_ngrams(text: str, size: int, count: int = 3) -> list[tuple[str, int]]:
-    """The most frequent word n-grams, for looking at why a text was rejected."""
-    words = text.split()
-    return Counter(" ".join(words[i:i + size]) for i in range(len(words) - size + 1)).most_common(count)

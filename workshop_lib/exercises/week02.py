@@ -323,7 +323,7 @@ EXERCISES = [
             "글자마다 ord를 보고, 구역 안이면 chr(번호 - 0xFEE0), U+3000이면 보통 빈칸, 나머지는 그대로 이어 붙인다.",
         ),
         mistakes=(
-            Mistake(_nfkc, "NFKC는 전각만이 아니라 ㅋ, ㅠ, ①까지 다른 글자로 바꾼다. 바꿀 구역을 직접 정한다."),
+            Mistake(_nfkc, "NFKC는 전각뿐 아니라 ㅋ, ①까지 다른 글자로 바꾼다. 바꿀 구역을 직접 정한다."),
             Mistake(_no_wide_space, "전각 빈칸 U+3000이 남았다. 이 글자는 전각 ASCII 구역 밖에 있다."),
             Mistake(_range_too_long, "구역을 너무 길게 잡았다. 전각 ASCII는 U+FF5E(～)에서 끝나고, ￦ 같은 글자는 그대로 둔다."),
             Mistake(_off_by_one, "한 글자씩 밀렸다. U+FF01(！)이 U+0021(!)로 가야 하니 차이는 0xFEE0이다."),
@@ -374,7 +374,8 @@ EXERCISES = [
         hints=(
             "앞에서부터 n-그램을 하나씩 보며, 이미 나온 적이 있는지 집합에 적어 둔다.",
             "이미 나온 n-그램이면 그 자리의 낱말 n개에 표시한다. 여러 번 덮여도 표시는 하나이다.",
-            "covered = [False] * len(words)를 두고 covered[start:start+size]를 참으로 만든다. 답은 표시된 낱말의 글자 수 / 모든 낱말의 글자 수.",
+            "covered = [False] * len(words)를 두고 covered[start:start+size]를 참으로 만든다. "
+            "답은 표시된 낱말의 글자 수 / 모든 낱말의 글자 수.",
         ),
         mistakes=(
             Mistake(_counted_twice, "겹친 n-그램이 덮은 낱말을 여러 번 세었다. 그러면 비율이 1을 넘을 수 있다. 낱말마다 표시는 한 번이다."),
