@@ -94,6 +94,15 @@ def _last_id_lost(ids, pair, new_id):
     return merged
 
 
+def _right_stays(ids, pair, new_id):
+    following = [*ids[1:], None]
+    return [new_id if (left, right) == pair else left for left, right in zip(ids, following)]
+
+
+def _right_stays_last_lost(ids, pair, new_id):
+    return [new_id if found == pair else found[0] for found in zip(ids, ids[1:])]
+
+
 def _in_place(ids, pair, new_id):
     position = 0
     while position < len(ids) - 1:
@@ -121,6 +130,10 @@ def _train(pieces, merges, *, first_id=BYTES, choose=best_pair, least=2, to_ids=
 
 def _larger_pair_on_ties(pieces, merges):
     return _train(pieces, merges, choose=lambda counts: max(counts, key=lambda pair: (counts[pair], pair)))
+
+
+def _first_counted_on_ties(pieces, merges):
+    return _train(pieces, merges, choose=lambda counts: max(counts, key=counts.get))
 
 
 def _ids_from_zero(pieces, merges):
@@ -178,6 +191,10 @@ def _longest_token(data, ranks):
 
 def _token_by_token(ids, tokens):
     return "".join(tokens[token].decode("utf-8", errors="replace") for token in ids)
+
+
+def _token_by_token_strict(ids, tokens):
+    return "".join(tokens[token].decode("utf-8") for token in ids)
 
 
 def _ignoring(ids, tokens):
@@ -276,6 +293,10 @@ def _upside_down(texts, encode):
     return 1 / segmentation.chars_per_token(texts, encode)
 
 
+def _joined(texts, encode):
+    return sum(map(len, texts)) / len(encode(" ".join(texts)))
+
+
 def _without_spaces(texts, encode):
     return sum(len(text.replace(" ", "")) for text in texts) / sum(len(encode(text)) for text in texts)
 
@@ -306,6 +327,11 @@ def _always_prompting(messages, add_generation_prompt=False):
 
 def _start_each_turn(messages, add_generation_prompt=False):
     text = "".join(tokenization.render_chat([message]) for message in messages)
+    return text + "<|assistant|>" if add_generation_prompt else text
+
+
+def _closes_each_turn(messages, add_generation_prompt=False):
+    text = "<s>" + "".join(f"<|{m['role']}|>{m['content']}<|end|></s>" for m in messages)
     return text + "<|assistant|>" if add_generation_prompt else text
 
 
@@ -377,7 +403,7 @@ def _to_decode():
 
 
 def _words():
-    tokens = {"학교", "학", "##교", "##에", "##서", "##에서", "먹", "##었", "##다", "에", "서", "다", "었"}
+    tokens = ["학교", "학", "##교", "##에", "##서", "##에서", "먹", "##었", "##다", "에", "서", "다", "었"]
     return [
         ("학교에서", tokens),
         ("학교", tokens),
@@ -405,6 +431,7 @@ def _texts_to_measure():
     return [
         (["나는 밥을 먹었다", "네"], words),
         (["가나다라", "가", "밥 먹자"], halves),
+        (["고양이", "강아지는"], lambda text: [text[i : i + 3] for i in range(0, len(text), 3)]),
         (["hello world"], words),
     ]
 
@@ -468,6 +495,8 @@ EXERCISES = [
         ),
         mistakes=(
             Mistake(_overlapping, "겹치는 쌍을 두 번 합쳤다. 합친 뒤에는 두 칸을 건너뛴다."),
+            Mistake(_right_stays, "합친 쌍의 오른쪽 번호가 그대로 남았다. 합친 뒤에는 두 칸을 나아간다. `for`로는 건너뛰기 어렵다."),
+            Mistake(_right_stays_last_lost, "합친 쌍의 오른쪽 번호가 남았고 마지막 번호는 사라졌다. `while`로 자리를 직접 옮긴다."),
             Mistake(_from_the_right, "오른쪽부터 합쳤다. 1 1 1에서 (1, 1)은 왼쪽 둘이 먼저 합쳐진다."),
             Mistake(_first_only, "첫 번째 쌍에서 멈췄다. 나오는 쌍을 모두 합친다."),
             Mistake(_last_id_lost, "마지막 번호가 사라졌다. 이웃이 없는 마지막 자리도 옮겨 담는다."),
@@ -483,6 +512,7 @@ EXERCISES = [
         ),
         mistakes=(
             Mistake(_larger_pair_on_ties, "횟수가 같을 때 더 큰 쌍을 골랐다. 같으면 번호가 작은 쌍을 고르도록 `best_pair`를 쓴다."),
+            Mistake(_first_counted_on_ties, "횟수가 같을 때 먼저 센 쌍을 골랐다. 말뭉치의 차례가 결과를 바꾼다. `best_pair`를 쓴다."),
             Mistake(_ids_from_zero, "새 번호가 바이트 번호와 겹친다. 0~255는 바이트의 것이고 병합은 256부터이다."),
             Mistake(_never_merged, "고른 쌍을 단어에 적용하지 않아 같은 쌍을 되풀이해 골랐다. 합친 단어로 바꾸어 놓고 다시 센다."),
             Mistake(_code_points, "글자 번호(ord)에서 시작했다. 여기서는 UTF-8 바이트에서 시작한다."),
@@ -512,6 +542,7 @@ EXERCISES = [
         ),
         mistakes=(
             Mistake(_token_by_token, "토큰을 하나씩 글자로 바꾸었다. 두 토큰에 나뉜 글자가 깨진다. 이어 붙인 뒤에 바꾼다."),
+            Mistake(_token_by_token_strict, "토큰 하나를 글자로 바꾸다가 멈췄다. 토큰은 글자의 일부일 수 있다. 먼저 이어 붙인다."),
             Mistake(_ignoring, "깨진 바이트를 말없이 버렸다. 무엇이 빠졌는지 보이도록 �로 남긴다."),
             Mistake(_strict, "글자 가운데서 끊긴 토큰에서 멈췄다. 모델은 그런 토큰도 내놓으므로 errors를 정해 준다."),
             Mistake(_with_spaces, "토큰 사이에 빈칸이 들어갔다. 빈칸은 토큰 안에 이미 있다."),
@@ -556,6 +587,7 @@ EXERCISES = [
             Mistake(_mean_of_ratios, "글마다 비율을 구해 평균했다. 짧은 글이 긴 글만큼 셈에 든다. 합을 합으로 나눈다."),
             Mistake(_bytes_instead, "바이트를 셌다. 한글 한 글자는 3바이트이다. `len(text)`를 쓴다."),
             Mistake(_upside_down, "나누는 순서가 뒤집혔다. 토큰 하나가 글자 몇 개를 맡는지가 답이다."),
+            Mistake(_joined, "글을 이어 붙여 한 번에 인코딩했다. 글의 경계에서 토큰이 달라진다. 글마다 인코딩해 토큰 수를 더한다."),
             Mistake(_without_spaces, "빈칸을 빼고 셌다. 빈칸도 토큰이 나타내야 할 글자이다."),
         ),
     ),
@@ -583,6 +615,7 @@ EXERCISES = [
             Mistake(_no_end_mark, "`<|end|>`가 없다. 모델은 이 토큰을 배워야 말을 멈춘다."),
             Mistake(_always_prompting, "언제나 `<|assistant|>`로 끝난다. `add_generation_prompt`가 참일 때만 붙인다."),
             Mistake(_start_each_turn, "메시지마다 `<s>`가 있다. `<s>`는 대화의 맨 앞에 한 번만 온다."),
+            Mistake(_closes_each_turn, "메시지마다 `</s>`가 붙었다. 말의 끝은 `<|end|>`이고, `</s>`는 문서의 끝이라 여기에는 없다."),
             Mistake(_on_lines, "메시지 사이에 줄 바꿈이 있다. 정해진 틀에는 없다. 한 글자만 달라도 모델이 배운 틀과 어긋난다."),
             Mistake(_ends_the_prompt, "`<|assistant|>`를 열자마자 닫았다. 닫는 `<|end|>`는 모델이 쓸 몫이다."),
         ),
