@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from test_pretraining import TINY, VOCABULARY, documents, tokens
+
 from workshop_lib import WorkshopError, packing, pretraining, scaling
 
 SIZES = np.array([1e5, 2e5, 4e5, 8e5, 1.6e6])
@@ -25,6 +25,12 @@ def test_a_floor_is_found_where_there_is_one_and_a_line_overshoots():
     assert bent.floor == pytest.approx(1.9, abs=0.05) and bent(1e7) == pytest.approx(truth(1e7), abs=0.03)
     straight = scaling.fit_power_law(SIZES, truth(SIZES))
     assert straight(1e7) < truth(1e7) - 0.1
+
+
+def test_a_measured_scatter_widens_the_interval():
+    losses = 20 * SIZES**-0.2
+    narrow, wide = (scaling.fit_power_law(SIZES, losses, scatter=s).interval(3.2e6) for s in (0.001, 0.02))
+    assert wide[1] - wide[0] > 10 * (narrow[1] - narrow[0])
 
 
 @pytest.mark.parametrize("sizes, losses", [([1, 2], [3, 2]), ([1, 2, 3], [3, 2, -1]), ([1, 1, 1], [3, 2, 1])])

@@ -119,7 +119,7 @@ def plain_logs(axes) -> None:
     """Write the ticks of logarithmic axes as 0.001, 1000 (powers need a minus sign that Korean fonts lack)."""
     for axis, scale in ((axes.xaxis, axes.get_xscale()), (axes.yaxis, axes.get_yscale())):
         if scale == "log":
-            axis.set_major_formatter("{x:,g}")
+            axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
             axis.set_minor_formatter("")
 
 

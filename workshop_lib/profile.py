@@ -72,7 +72,7 @@ class BaseModelSettings:
     checkpoint_every: int = 200
     validation_chars: int = 60_000  # held-out text of each source
     sample_every: int = 200
-    prompts: tuple[str, ...] = ("", "", "옛날")  # "": the model opens the document itself
+    prompts: tuple[str, ...] = ("", "", "어느")  # "": the model opens the document itself
     ngram_order: int = 5
     dtype: str = "float32"  # "bfloat16": autocast
     matmul_precision: str = "highest"  # "medium": bf16 inside matrix products where the processor has them

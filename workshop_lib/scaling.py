@@ -39,13 +39,15 @@ class PowerLaw:
 
 
 def fit_power_law(
-    sizes: Sequence[float], losses: Sequence[float], with_floor: bool = False, draws: int = 500, seed: int = 0
+    sizes: Sequence[float], losses: Sequence[float], with_floor: bool = False, scatter: float | None = None,
+    draws: int = 500, seed: int = 0,
 ) -> PowerLaw:
     """A straight line through ln size and ln loss (Kaplan et al. 2020, eq. 1.1), least squares in ln loss.
 
     `with_floor` adds a loss that no size goes below (Hoffmann et al. 2022, eq. 2), found by trying 200 values of it.
-    The bootstrap redraws residuals, enlarged for the numbers that were fitted to them. With four or five sizes it is a rough
-    interval; and it cannot know whether the form itself is right.
+    `scatter`: the standard deviation of ln loss between runs that differ in their seed only, where it has been measured; the
+    bootstrap then draws such noise. Without it, it redraws the residuals, enlarged for the numbers that were fitted to them: a rough
+    interval with four or five sizes. Neither can know whether the form itself is right.
     Raises WorkshopError for too few sizes or values that are not positive.
     """
     with np.errstate(invalid="ignore", divide="ignore"):  # checked below
@@ -57,10 +59,14 @@ def fit_power_law(
         )
     scale, exponent, floor = _curve(x, y, with_floor)
     fitted = np.log(floor + scale * np.exp(-exponent * x))
-    residuals = (y - fitted) * math.sqrt(len(x) / (len(x) - least + 1))
     random = np.random.default_rng(seed)
-    others = [_curve(x, fitted + random.choice(residuals, len(x)), with_floor) for _ in range(draws)]
-    return PowerLaw(scale, exponent, floor, np.array(others), float(residuals.std()))
+    if scatter is None:
+        residuals = (y - fitted) * math.sqrt(len(x) / (len(x) - least + 1))
+        noise, scatter = random.choice(residuals, (draws, len(x))), float(residuals.std())
+    else:
+        noise = scatter * random.standard_normal((draws, len(x)))
+    others = [_curve(x, fitted + one, with_floor) for one in noise]
+    return PowerLaw(scale, exponent, floor, np.array(others), scatter)
 
 
 def _curve(x: np.ndarray, y: np.ndarray, with_floor: bool) -> tuple[float, float, float]:
