@@ -80,8 +80,11 @@ def write_report(workspace: Workspace) -> Path:
     }
     for name, text in texts.items():
         temporary = workspace.home / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8", errors="replace")
-        temporary.replace(workspace.home / name)
+        try:
+            temporary.write_text(text, encoding="utf-8", errors="replace")
+            temporary.replace(workspace.home / name)
+        finally:
+            temporary.unlink(missing_ok=True)
     return workspace.home / "report.md"
 
 

@@ -101,7 +101,7 @@ def pack(documents: Iterable[dict], tokenizer, path: Path, limit: int | None = N
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         for document in encode(documents, tokenizer):
-            np.asarray(document.ids, dtype=dtype).tofile(file)
+            file.write(np.asarray(document.ids, dtype=dtype).tobytes())  # ndarray.tofile does not notice a full disk
             tokens, count, characters = tokens + len(document.ids), count + 1, characters + document.characters
             if limit is not None and tokens >= limit:
                 break

@@ -15,6 +15,7 @@ Notable choices
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import json
@@ -164,6 +165,24 @@ class Workspace:
         )
         module, function = spec.build.split(":")
         build = getattr(importlib.import_module(module), function)
+        try:
+            self._fill(spec, job, build, fingerprint)
+        except Exception as error:
+            if _disk_full(error):  # each library has its own kind of error for it
+                raise WorkshopError(f"디스크가 가득 차서 '{spec.title}' 단계를 멈추었다. {self.home}이(가) 있는 디스크의 공간을 비우고 "
+                                    "같은 명령을 다시 실행한다. 완성된 산출물은 그대로 있다.") from error
+            raise
+        final = self.path(spec.name)
+        old = self.home / ".partial" / f"{spec.name}-old"
+        shutil.rmtree(old, ignore_errors=True)
+        if final.exists():
+            final.rename(old)
+        out.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _fill(self, spec: Stage, job: Job, build: Callable[[Job], dict[str, float]], fingerprint: str) -> None:
+        """Build into the job's folder, and write beside it what was measured and where it came from."""
+        out = job.out
         start = time.perf_counter()
         metrics = build(job)
         seconds = time.perf_counter() - start
@@ -185,13 +204,6 @@ class Workspace:
             "versions": _versions(),
         }
         _write_json(out / "meta.json", meta)
-        final = self.path(spec.name)
-        old = self.home / ".partial" / f"{spec.name}-old"
-        shutil.rmtree(old, ignore_errors=True)
-        if final.exists():
-            final.rename(old)
-        out.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def current() -> Workspace:
@@ -233,6 +245,14 @@ def _make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise WorkshopError(f"작업 폴더 {path}을(를) 만들 수 없다: {error.strerror}. --home 또는 WORKSHOP_HOME을 바꾼다.") from error
+
+
+def _disk_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _read_json(path: Path) -> dict | None:
