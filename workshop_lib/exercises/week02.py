@@ -115,7 +115,7 @@ _WEIGHTS = (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)
 
 
 def _from_the_left(digits):
-    return bool(digits) and sum(privacy.luhn(d + "0") * 0 + _twice(int(d), i % 2 == 0) for i, d in enumerate(digits)) % 10 == 0
+    return bool(digits) and sum(_twice(int(d), i % 2 == 0) for i, d in enumerate(digits)) % 10 == 0
 
 
 def _twice(value, double):
