@@ -83,7 +83,10 @@ def load_model(folder: Path) -> Transformer:
 
     if not (folder / "model.safetensors").is_file():
         raise WorkshopError(f"{folder}에 model.safetensors가 없다. workshop run --weeks 5로 모델을 먼저 만든다.")
-    model = Transformer(TransformerConfig.from_hf(AutoConfig.from_pretrained(folder)))
-    weights = load_file(folder / "model.safetensors")
-    model.load_state_dict(weights, strict=not model.config.tie_word_embeddings)
+    try:
+        model = Transformer(TransformerConfig.from_hf(AutoConfig.from_pretrained(folder)))
+        weights = load_file(folder / "model.safetensors")
+        model.load_state_dict(weights, strict=not model.config.tie_word_embeddings)
+    except Exception as error:  # the three libraries have their own kinds for a damaged file
+        raise WorkshopError(f"{folder}의 모델을 읽을 수 없다({error}). 폴더를 지우고 workshop run --weeks 5로 다시 만든다.") from error
     return model

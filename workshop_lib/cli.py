@@ -158,6 +158,8 @@ def _chat(options: argparse.Namespace) -> None:
     workspace = _workspace(options)
     if workspace.status("base_model") == "missing":
         raise WorkshopError("아직 모델이 없다. `workshop run --weeks 1-5`로 먼저 만든다.")
+    if name := workspace.damaged("base_model"):
+        raise WorkshopError(f"{workspace.path('base_model') / name} 파일이 없어졌거나 잘렸다. `workshop run --weeks 1-5`로 다시 만든다.")
     if not sys.stdin.isatty():
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     from workshop_lib.checkpoints import load_model

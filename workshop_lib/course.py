@@ -134,13 +134,16 @@ def _sections(workspace: Workspace):
         labels = HIGHLIGHTS.get(name, {})
         if status == "missing":
             note = f"측정 안 함: 이 단계를 아직 실행하지 않았다. `workshop run --weeks {stage.week}`"
+        elif status == "broken":
+            note = f"깨졌다: {workspace.damaged(name)} 파일이 없어졌거나 잘렸다. `workshop run --weeks {stage.week}`로 다시 만든다."
         elif status == "stale":
             note = "낡음: 설정이나 입력이 바뀐 뒤 다시 실행하지 않았다."
         else:
             note = f"{workspace.meta(name)['seconds']:.1f}초 걸렸다."
         highlights = [(f"{label} (`{key}`)", number(metrics[key])) for key, label in labels.items() if key in metrics]
         rest = [(key, number(value)) for key, value in metrics.items() if key not in labels]
-        yield f"{stage.week}주차 {stage.title}", note, highlights, rest, _samples(workspace.path(name))
+        samples = [] if status == "broken" else _samples(workspace.path(name))
+        yield f"{stage.week}주차 {stage.title}", note, highlights, rest, samples
 
 
 def _header(card: dict) -> list[tuple[str, str]]:
@@ -154,6 +157,8 @@ def _header(card: dict) -> list[tuple[str, str]]:
 
 def _machine(workspace: Workspace) -> dict:
     path = workspace.path("environment") / "environment.json"
+    if workspace.damaged("environment"):
+        return {}
     return json.loads(path.read_text(encoding="utf-8"))["machine"] if path.exists() else {}
 
 
@@ -167,7 +172,7 @@ def _samples(folder: Path, most: int = 3) -> list[str]:
 
 def _loss_curve(workspace: Workspace) -> str | None:
     path = workspace.path("base_model") / "history.jsonl"
-    if not path.exists():
+    if not path.exists() or workspace.damaged("base_model"):
         return None
     from matplotlib.figure import Figure
 

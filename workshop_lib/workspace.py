@@ -32,6 +32,7 @@ from workshop_lib import WorkshopError, __version__
 from workshop_lib.profile import Profile, get_profile
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+META = {"stage", "hash", "inputs", "fingerprint", "bytes", "seconds", "peak_rss_mb"}  # keys that every meta.json has
 MEASURED = ("metrics.json", "history.jsonl")  # hold seconds, which differ in every run: no part of what an artefact is
 
 
@@ -85,24 +86,38 @@ class Workspace:
         return self.home / _stage(stage).name
 
     def meta(self, stage: str) -> dict | None:
-        """`meta.json` of a finished artefact, or None."""
-        return _read_json(self.path(stage) / "meta.json")
+        """`meta.json` of a finished artefact, or None. Raises WorkshopError when it is broken."""
+        path = self.path(stage) / "meta.json"
+        meta = _read_json(path)
+        if meta is not None and not META <= meta.keys():
+            raise WorkshopError(f"{path}이(가) 깨졌다({', '.join(sorted(META - meta.keys()))} 없음). 이 폴더를 지우고 다시 실행한다.")
+        return meta
 
     def metrics(self, stage: str) -> dict[str, float]:
-        """The numbers that a finished stage measured; empty if it has not been built."""
-        return _read_json(self.path(stage) / "metrics.json") or {}
+        """The numbers that a finished stage measured; empty if it has not been built or is broken."""
+        return {} if self.damaged(stage) else _read_json(self.path(stage) / "metrics.json") or {}
+
+    def damaged(self, stage: str) -> str | None:
+        """The first file of a finished artefact that is gone or no longer as long as it was; None if there is none."""
+        for name, size in (self.meta(stage) or {}).get("files", {}).items():
+            path = self.path(stage) / name
+            if not path.is_file() or path.stat().st_size != size:
+                return name
+        return None
 
     def status(self, stage: str) -> str:
-        """'missing', 'stale' (settings, data or inputs have changed) or 'ready'."""
+        """'missing', 'broken' (files gone or cut short), 'stale' (settings, data or inputs have changed) or 'ready'."""
         meta = self.meta(stage)
         if meta is None:
             return "missing"
+        if self.damaged(stage):
+            return "broken"
         if any(self.status(name) != "ready" for name in _stage(stage).inputs):
             return "stale"
         return "ready" if meta["fingerprint"] == self._fingerprint(_stage(stage)) else "stale"
 
     def require(self, stage: str, say: Callable[[str], None] | None = print) -> Path:
-        """The artefact's folder; builds it, and what it needs, when it is missing or stale.
+        """The artefact's folder; builds it, and what it needs, when it is missing, broken or stale.
 
         Raises WorkshopError for an unknown stage, a missing data folder, or a failed build.
         """
@@ -120,7 +135,8 @@ class Workspace:
             status = self.status(stage)  # another notebook may have built it while this one waited
             if status != "ready":
                 if say:
-                    why = "설정이나 입력이 바뀌어 다시 만든다" if status == "stale" else "만든다"
+                    why = {"stale": "설정이나 입력이 바뀌어 다시 만든다",
+                           "broken": f"{self.damaged(stage)} 파일이 없어졌거나 잘려 다시 만든다"}.get(status, "만든다")
                     say(f"[{spec.week}주차] {spec.title}: {why}.")
                 self._build(spec)
         return self.path(stage)
@@ -199,6 +215,7 @@ class Workspace:
             "fingerprint": fingerprint,
             "hash": _content_hash(out, [p for p in files if p.name not in MEASURED]),
             "bytes": sum(p.stat().st_size for p in files),
+            "files": {p.relative_to(out).as_posix(): p.stat().st_size for p in [*files, out / "metrics.json"]},
             "seconds": round(seconds, 2),
             "peak_rss_mb": round(peak_rss_mb()),
             "versions": _versions(),
@@ -257,10 +274,13 @@ def _disk_full(error: BaseException | None) -> bool:
 
 def _read_json(path: Path) -> dict | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"{type(value).__name__}")
+        return value
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of JSON or of UTF-8
         raise WorkshopError(f"{path}이(가) 깨졌다({error}). 이 폴더를 지우고 다시 실행한다.") from error
 
 
