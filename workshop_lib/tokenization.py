@@ -367,7 +367,8 @@ def load(folder: Path) -> "PreTrainedTokenizerFast":
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder)
     except Exception as error:  # of Rust, JSON or transformers
-        raise WorkshopError(f"{folder}의 토크나이저를 읽을 수 없다({error}). 폴더를 지우고 `workshop run --weeks 3`으로 다시 만든다.") from error
+        raise WorkshopError(f"{folder}의 토크나이저를 읽을 수 없다({error}). "
+                            "폴더를 지우고 `workshop run --weeks 3`으로 다시 만든다.") from error
 
 
 def read_texts(path: Path, max_chars: int | None = None) -> Iterator[str]:

@@ -90,7 +90,8 @@ class Workspace:
         path = self.path(stage) / "meta.json"
         meta = _read_json(path)
         if meta is not None and not META <= meta.keys():
-            raise WorkshopError(f"{path}이(가) 깨졌다({', '.join(sorted(META - meta.keys()))} 없음). 이 폴더를 지우고 다시 실행한다.")
+            missing = ", ".join(sorted(META - meta.keys()))
+            raise WorkshopError(f"{path}이(가) 깨졌다({missing} 없음). 이 폴더를 지우고 다시 실행한다.")
         return meta
 
     def metrics(self, stage: str) -> dict[str, float]:
@@ -129,9 +130,16 @@ class Workspace:
             self.require(name, say)
         if self.status(stage) == "ready":
             return self.path(stage)
-        from filelock import FileLock
+        from filelock import FileLock, Timeout
 
-        with FileLock(self.home / f".{stage}.lock"):
+        lock = FileLock(self.home / f".{stage}.lock")
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            if say:
+                say(f"[{spec.week}주차] {spec.title}: 다른 실행이 만들고 있어 기다린다.")
+            held = lock.acquire()
+        with held:
             status = self.status(stage)  # another notebook may have built it while this one waited
             if status != "ready":
                 if say:
