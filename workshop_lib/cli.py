@@ -50,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _fail(f"디스크가 가득 찼다({error.filename or '임시 파일'}). 공간을 비우고 같은 명령을 다시 실행한다. "
                          "완성된 산출물은 그대로 있다.")
+        if isinstance(error, PermissionError):
+            return _fail(f"{error.filename}을(를) 읽거나 쓸 권한이 없다. 권한을 고치거나 --home으로 다른 폴더를 쓴다.")
         return _fail(f"파일을 다루지 못했다: {error}")
 
 

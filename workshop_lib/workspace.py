@@ -89,7 +89,7 @@ class Workspace:
         """`meta.json` of a finished artefact, or None. Raises WorkshopError when it is broken."""
         path = self.path(stage) / "meta.json"
         meta = _read_json(path)
-        if meta is not None and not META <= meta.keys():
+        if meta is not None and not meta.keys() >= META:
             missing = ", ".join(sorted(META - meta.keys()))
             raise WorkshopError(f"{path}이(가) 깨졌다({missing} 없음). 이 폴더를 지우고 다시 실행한다.")
         return meta

@@ -18,6 +18,7 @@ Document ids are made from the text, so the same text has the same id in every f
 """
 
 import hashlib
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -280,7 +281,11 @@ def _prose(data_dir: Path | str, skipped: list[Skip]) -> Iterator[dict]:
 
 def pretraining_files(data_dir: Path) -> list[Path]:
     """Return the .txt, .jsonl and .parquet files outside the known sets' folders and hidden ones, sorted by path."""
-    return sorted(path for path in data_dir.rglob("*")
+    def refuse(error: OSError) -> None:  # pathlib would pass over a folder that it may not enter
+        raise WorkshopError(f"{error.filename}: 폴더를 열 수 없다({error.strerror}). 읽기 권한을 확인한다.")
+
+    paths = (Path(root, name) for root, _, names in os.walk(data_dir, onerror=refuse) for name in names)
+    return sorted(path for path in paths
                   if path.suffix in (".txt", ".jsonl", ".parquet") and path.is_file()
                   and path.relative_to(data_dir).parts[0] not in _SETS
                   and not any(part.startswith(".") for part in path.relative_to(data_dir).parts))
