@@ -151,6 +151,7 @@ def execute(path: Path, to: Path | None = None, html_too: bool = False) -> None:
 
     Raises WorkshopError naming the notebook when a cell fails.
     """
+    read(path)
     command = [sys.executable, "-m", "jupyter", "nbconvert", "--log-level=ERROR"]
     options = [
         "--ExecutePreprocessor.record_timing=False",
@@ -170,7 +171,10 @@ def execute(path: Path, to: Path | None = None, html_too: bool = False) -> None:
     for run in runs:
         done = subprocess.run(run, check=False, env=environment, capture_output=True, text=True, encoding="utf-8", errors="replace")
         if done.returncode:
-            raise WorkshopError(f"{path.name} 실행이 실패했다.\n{done.stderr[-3000:]}")
+            # What the cell said, without the calls inside nbconvert that led there.
+            said = done.stderr.rpartition("CellExecutionError: ")[2].strip()[-3000:] or f"{done.returncode}로 끝났다."
+            said = said if "CellExecutionError: " in done.stderr else said.splitlines()[-1]
+            raise WorkshopError(f"{path.name} 실행이 실패했다. 고친 뒤 다시 실행한다.\n{said}")
 
 
 def _exercise_name(source: str, declared: dict[str, Exercise], name: str) -> str:
