@@ -188,3 +188,18 @@ def test_two_processes_build_a_stage_once(tmp_path):
     assert [process.returncode for process in running] == [0, 0]
     assert sum("만든다" in out for out in outputs) == 1
     assert json.loads((Path(tmp_path) / "environment" / "meta.json").read_text(encoding="utf-8"))["stage"] == "environment"
+
+
+def test_a_script_without_a_main_guard_is_told_so_and_does_not_hang(tmp_path):
+    script = tmp_path / "script.py"
+    lines = [
+        "from dataclasses import replace",
+        "from workshop_lib.profile import get_profile, with_settings",
+        "from workshop_lib.workspace import current",
+        "small = with_settings(get_profile('tiny'), 'corpus', crawl_pages=600, stories=600, validation_docs=40)",
+        "replace(current(), profile=small).require('corpus')",
+    ]
+    script.write_text("\n".join(lines), encoding="utf-8")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "WORKSHOP_HOME": str(tmp_path / "home")})
+    assert done.returncode == 0 or "__main__" in done.stderr

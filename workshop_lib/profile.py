@@ -36,7 +36,7 @@ class TokenizerSettings:
     vocab_size: int
     train_chars: int
     max_length: int
-    whole_characters: bool = False  # byte-level merges that respect the borders of characters
+    whole_characters: bool = True  # byte-level merges that respect the borders of characters
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import errno
 import hashlib
 import importlib
 import json
+import multiprocessing
 import os
 import platform
 import shutil
@@ -130,6 +131,9 @@ class Workspace:
             self.require(name, say)
         if self.status(stage) == "ready":
             return self.path(stage)
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            # A worker of a stage imports the script that started it; without the guard it would wait here for its parent.
+            raise WorkshopError('스크립트에서는 require를 `if __name__ == "__main__":` 아래에서 부른다.')
         from filelock import FileLock, Timeout
 
         lock = FileLock(self.home / f".{stage}.lock")
