@@ -149,6 +149,7 @@ def _start_worker(path: str) -> None:
 
     def follow() -> None:
         parent.join()                                     # a killed parent cannot say goodbye
+        Path(path).unlink(missing_ok=True)                # nor clear away its file
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
