@@ -14,7 +14,7 @@ from pathlib import Path
 
 os.environ["RAYON_NUM_THREADS"] = "1"
 
-from workshop_lib import subwords, tokenization  # noqa: E402
+from workshop_lib import subwords, tokenization
 
 
 def texts(size: int, data: Path | None) -> Iterator[str]:
