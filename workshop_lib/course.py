@@ -10,6 +10,7 @@ import base64
 import html
 import io
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ HIGHLIGHTS = {
         "vocab_size": "어휘 크기", "chars_per_token": "토큰당 글자", "roundtrip_failures": "왕복 실패",
     },
     "base_model": {
-        "params": "매개변수", "train_tokens": "학습 토큰", "val_bpc": "검증 BPC", "ngram_bpc": "5-gram BPC",
+        "params": "파라미터", "train_tokens": "학습 토큰", "val_bpc": "검증 BPC", "ngram_bpc": "5-gram BPC",
         "unigram_bpc": "유니그램 BPC", "tokens_per_s": "초당 토큰", "mfu": "MFU",
     },
 }
@@ -107,7 +108,8 @@ def page(workspace: Workspace, card: dict) -> str:
     """The report card as one HTML page with its plots inside."""
 
     def rows(pairs: list[tuple[str, str]]) -> str:
-        return "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in pairs)
+        cells = ((re.sub(r"`(\w+)`", r"<code>\1</code>", html.escape(k)), html.escape(v)) for k, v in pairs)
+        return "".join(f"<tr><td>{key}</td><td>{value}</td></tr>" for key, value in cells)
 
     parts = [f"<h1>성적표</h1><table>{rows(_header(card))}</table>"]
     for title, note, highlights, rest, samples in _sections(workspace):
@@ -147,10 +149,13 @@ def _sections(workspace: Workspace):
 
 
 def _header(card: dict) -> list[tuple[str, str]]:
-    machine = ", ".join(f"{key} {value}" for key, value in card["machine"].items() if value != "")
+    machine = card["machine"]
+    words = machine and f"{machine['processor']}, {machine['cores']}코어, 메모리 {machine['memory_gb']} GB, {machine['system']}"
+    if machine.get("accelerator"):
+        words += f", {machine['accelerator']}"
     total = f"{sum(card['seconds'].values()):.0f}초"
     return [
-        ("프로필", card["profile"]), ("데이터", card["data"]), ("기계", machine or "측정 안 함"),
+        ("프로필", card["profile"]), ("데이터", card["data"]), ("기계", words or "측정 안 함"),
         ("단계 합계", total), ("최대 메모리", f"{card['peak_rss_mb']:,} MB"),
     ]
 
