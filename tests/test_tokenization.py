@@ -508,7 +508,7 @@ def test_build_refuses_an_impossible_order(tmp_path, train, size, words):
 def test_broken_corpus_line_is_named(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text('{"id": "a", "text": "가"}\n{"id": "b", "te\n', encoding="utf-8")
-    with pytest.raises(WorkshopError, match=r"train\.jsonl:2"):
+    with pytest.raises(WorkshopError, match=r"train\.jsonl 2번째 줄"):
         list(tokenization.read_texts(path))
 
 
@@ -516,12 +516,12 @@ def test_broken_corpus_line_is_named(tmp_path):
 def test_corpus_line_of_the_wrong_shape_is_named(tmp_path, content):
     path = tmp_path / "train.jsonl"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(WorkshopError, match=r"train\.jsonl:1"):
+    with pytest.raises(WorkshopError, match=r"train\.jsonl 1번째 줄"):
         list(tokenization.read_texts(path))
 
 
 def test_missing_corpus(tmp_path):
-    with pytest.raises(WorkshopError, match="읽을 수 없다"):
+    with pytest.raises(WorkshopError, match=r"none\.jsonl.*없다"):
         list(tokenization.read_texts(tmp_path / "none.jsonl"))
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from workshop_lib import WorkshopError
+from workshop_lib.corpora.reading import read_documents as read_documents  # what `pack` is fed with
 
 IGNORE = -100  # a target that is not scored
 
@@ -49,36 +50,6 @@ def pack_documents(documents: Sequence[Sequence[int]], bos: int, eos: int, windo
     stream = [token for document in documents for token in (bos, *document, eos)]
     rows = len(stream) // window
     return np.array(stream[: rows * window], dtype=np.int64).reshape(rows, window)
-
-
-def read_documents(path: Path, seed: int | None = None) -> Iterator[dict]:
-    """Documents of a JSON Lines file; in shuffled order when a seed is given (only line positions are held in memory).
-
-    Raises WorkshopError for a missing or empty file or a broken line, naming file and line.
-    """
-    if not path.is_file():
-        raise WorkshopError(f"말뭉치 파일 {path}이(가) 없다. 앞 단계(workshop run --weeks 2)를 먼저 실행한다.")
-    with path.open("rb") as file:
-        starts, at = [], 0
-        for line in file:
-            starts.append(at)
-            at += len(line)
-        if not starts:
-            raise WorkshopError(f"말뭉치 파일 {path}이(가) 비어 있다. 2주차의 정제 보고서에서 남은 문서 수를 확인한다.")
-        order = range(len(starts)) if seed is None else np.random.default_rng(seed).permutation(len(starts)).tolist()
-        for row in order:
-            file.seek(starts[row])
-            line = file.readline()
-            if not line.strip():
-                continue
-            try:
-                document = json.loads(line)
-                document["text"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise WorkshopError(
-                    f"{path} {row + 1}번째 줄을 문서로 읽을 수 없다({error}). 줄마다 'text'가 있는 JSON이어야 한다."
-                ) from error
-            yield document
 
 
 def encode(documents: Iterable[dict], tokenizer, batch: int = 512) -> Iterator[Encoded]:

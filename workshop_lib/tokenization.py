@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workshop_lib import WorkshopError, display
+from workshop_lib.corpora.reading import read_documents
 from workshop_lib.segmentation import Segmenter, compare, from_pretrained, from_sentencepiece, from_tokenizers
 
 if TYPE_CHECKING:
@@ -379,29 +380,11 @@ def read_texts(path: Path, max_chars: int | None = None) -> Iterator[str]:
     """
     share = 1.0
     if max_chars is not None:
-        total = sum(len(document["text"]) for document in _documents(path))
+        total = sum(len(document["text"]) for document in read_documents(path))
         share = max_chars / total if total > max_chars else 1.0
-    for document in _documents(path):
-        if share >= 1 or zlib.crc32(str(document["id"]).encode("utf-8")) < share * 2**32:
+    for document in read_documents(path):
+        if share >= 1 or zlib.crc32(str(document.get("id", document["text"])).encode("utf-8")) < share * 2**32:
             yield document["text"]
-
-
-def _documents(path: Path) -> Iterator[dict]:
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    document = json.loads(line)
-                    document["id"], document["text"].strip
-                except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
-                    raise WorkshopError(
-                        f"{path}:{number}: id와 text가 있는 JSON 한 줄이 아니다({error}). 2주차 말뭉치를 다시 만든다."
-                    ) from error
-                yield document
-    except (OSError, UnicodeDecodeError) as error:
-        raise WorkshopError(f"{path}을(를) 읽을 수 없다: {error}. 2주차 말뭉치를 먼저 만든다.") from error
 
 
 def build(job: "Job") -> dict[str, float]:

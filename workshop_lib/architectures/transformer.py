@@ -70,6 +70,8 @@ class TransformerConfig:
 
 
 class RMSNorm(nn.Module):
+    """x / rms(x) · weight over the last axis (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+
     def __init__(self, width: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
@@ -100,6 +102,8 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """SwiGLU feed-forward: down(silu(gate(x)) · up(x)) (Shazeer 2020, arXiv 2002.05202)."""
+
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)

@@ -12,6 +12,7 @@ import numpy as np
 
 from workshop_lib import WorkshopError
 from workshop_lib.cleaning import decoding, extraction, lines, near_duplicates, pipeline, privacy, quality
+from workshop_lib.corpora.reading import read_documents
 
 HASH_SEED = 20          # of MinHash; fixed, so that signatures of different runs can be compared
 LABELLED_PAGES = 2_000  # pages the classifiers learn from, of another seed than the corpus
@@ -261,22 +262,6 @@ def _options(settings) -> dict:
     return {"bands": settings.minhash_bands, "rows": settings.minhash_rows, "threshold": settings.near_duplicate_threshold}
 
 
-def read_documents(path: Path) -> Iterator[dict]:
-    """The documents of a finished train.jsonl or validation.jsonl, one by one.
-
-    Raises WorkshopError naming file and line if the file is missing or a line is broken.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise WorkshopError(f"{path} {number}번째 줄이 JSON이 아니다({error.msg}). 말뭉치 단계를 다시 실행한다.") from error
-    except FileNotFoundError as error:
-        raise WorkshopError(f"{path}이(가) 없다. 먼저 말뭉치 단계를 실행한다: workshop run --weeks 2") from error
-
-
 def read_texts(path: Path, only: set[str] | None = None) -> dict[str, str]:
     """id -> text of a finished file; with `only`, of these ids."""
     return {row["id"]: row["text"] for row in read_documents(path) if only is None or row["id"] in only}
@@ -286,7 +271,7 @@ def sample_rejected(path: Path, reason: str, n: int = 3, seed: int = 0) -> list[
     """Up to `n` samples of what was removed for a reason, from rejected.jsonl."""
     import random
 
-    rows = [row for row in read_documents(path) if row["reason"] == reason]
+    rows = [row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()) if row["reason"] == reason]
     return random.Random(seed).sample(rows, min(n, len(rows)))
 
 

@@ -12,6 +12,7 @@ from workshop_lib.corpora import crawl_phrases as words
 
 
 def name(rng: random.Random) -> str:
+    """A made-up Korean name."""
     return rng.choice(words.SURNAMES) + rng.choice(words.GIVEN)
 
 
@@ -20,6 +21,7 @@ def _digits(rng: random.Random, count: int) -> str:
 
 
 def email(rng: random.Random) -> str:
+    """A made-up address at a host that does not exist."""
     return f"{rng.choice(words.MAIL_USERS)}@{rng.choice(words.MAIL_HOSTS)}"
 
 

@@ -268,3 +268,40 @@ def read_parquet(path: Path | str, column: str = "text") -> Iterator[tuple[int, 
                     yield number, value
     except (pyarrow.ArrowException, OSError) as error:
         raise WorkshopError(f"{path}: Parquet 파일로 읽을 수 없다({type(error).__name__}). 다시 내려받는다.") from error
+
+
+def read_documents(path: Path | str, seed: int | None = None) -> Iterator[dict]:
+    """Documents of a finished train.jsonl or validation.jsonl; in shuffled order when a seed is given.
+
+    Only the lines' positions are held in memory.
+
+    Raises WorkshopError for a missing or empty file or a broken line, naming file and line.
+    """
+    import numpy as np
+
+    path = Path(path)
+    if not path.is_file():
+        raise WorkshopError(f"말뭉치 파일 {path}이(가) 없다. 앞 단계(workshop run --weeks 2)를 먼저 실행한다.")
+    with path.open("rb") as file:
+        starts, at = [], 0
+        for line in file:
+            starts.append(at)
+            at += len(line)
+        if not starts:
+            raise WorkshopError(f"말뭉치 파일 {path}이(가) 비어 있다. 2주차의 정제 보고서에서 남은 문서 수를 확인한다.")
+        order = range(len(starts)) if seed is None else np.random.default_rng(seed).permutation(len(starts)).tolist()
+        for row in order:
+            file.seek(starts[row])
+            line = file.readline()
+            if not line.strip():
+                continue
+            try:
+                document = json.loads(line)
+                if not isinstance(document["text"], str):
+                    raise TypeError("text가 글이 아니다")
+            except (ValueError, KeyError, TypeError) as error:
+                raise WorkshopError(
+                    f"{path} {row + 1}번째 줄을 문서로 읽을 수 없다({error}). 줄마다 'text'가 있는 JSON이어야 한다. "
+                    "2주차 말뭉치를 다시 만든다."
+                ) from error
+            yield document
