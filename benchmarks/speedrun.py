@@ -33,7 +33,7 @@ VOCABULARY = 4_096
 RECIPE = dict(
     hidden_size=192, layers=4, heads=3, kv_heads=3, intermediate_size=512, tie_embeddings=False, zero_residual=True,
     context=128, batch_size=16, optimizer="muon", muon_iterations=3, learning_rate=1e-2, embedding_rate=0.5,
-    schedule="wsd", decay_fraction=1.0, warmup_steps=20,
+    schedule="wsd", decay_fraction=1.0, warmup_steps=20, validation_chars=130_000,
 )  # fmt: skip
 ORDERS = (1, 2, 3, 5)
 
