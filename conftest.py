@@ -10,8 +10,9 @@ WORKSPACE = tempfile.TemporaryDirectory(prefix="workshop-test-")
 
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [OFFLINE, os.environ.get("PYTHONPATH")]))
 os.environ.update(
-    WORKSHOP_HOME=WORKSPACE.name, WORKSHOP_PROFILE="tiny", TQDM_DISABLE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_OFFLINE="1"
-)
+    WORKSHOP_HOME=WORKSPACE.name, WORKSHOP_PROFILE="tiny", TQDM_DISABLE="1", HF_HUB_DISABLE_PROGRESS_BARS="1",
+    HF_HUB_OFFLINE="1", OMP_WAIT_POLICY="PASSIVE",
+)  # fmt: skip
 os.environ.pop("WORKSHOP_DATA", None)
 if sys.modules.get("sitecustomize") is None or sys.modules["sitecustomize"].__file__ != str(Path(OFFLINE, "sitecustomize.py")):
     sys.modules.pop("sitecustomize", None)
