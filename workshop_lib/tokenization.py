@@ -5,7 +5,7 @@ libraries and holds the stage.
 
 Notable choices of the course's tokenizer (`build`):
 - Byte-level BPE: the 256 bytes are in the vocabulary, so nothing is unknown and `decode(encode(x)) == x` for any text.
-- Optionally (`whole_characters`) merges respect the borders of characters: at equal vocabulary 1.5-3 % more characters per
+- Merges (`whole_characters`, on in every profile) respect the borders of characters: at equal vocabulary 1.5-3 % more characters per
   token and 0.4-1.8 % fewer bits per character for a 5-gram, on stories, reviews and prose alike; the tiny base model on the
   bundled corpus goes from 0.776 to 0.755 bits per character at equal steps (one seed).
 - Pieces are cut as SmolLM cuts them: every numeral by itself, then GPT-2's pattern (space + letters | space + signs |
