@@ -173,7 +173,7 @@ def run(chosen: argparse.Namespace, settings, work: Path) -> None:
     if chosen.start == "bigram" and not state["rows"]:  # counted on what the first point of the curve has seen
         start_from_bigrams(model, tokens_seen(tokens, settings, chosen.seed, stretch))
     begun = time.process_time() - begun  # belongs to the budget
-    print(f"매개변수 {model.parameter_count():,}, 어휘 {len(tokenizer):,}, 단계 {settings.steps:,}, 말뭉치 {len(tokens):,}토큰, "
+    print(f"매개변수 {model.num_parameters():,}, 어휘 {len(tokenizer):,}, 단계 {settings.steps:,}, 말뭉치 {len(tokens):,}토큰, "
           f"스레드 {torch.get_num_threads()}", flush=True)  # fmt: skip
     print("토큰 | CPU초 | 벽시계초 | 모델 (리뷰 / 산문) | " + " | ".join(f"{order}-gram" for order in ORDERS), flush=True)
     for row in state["rows"]:

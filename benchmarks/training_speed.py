@@ -111,7 +111,7 @@ def compare(settings, vocabulary: int, rounds: int) -> None:
             speeds[name].append(measure())
     first, peak = speeds["이 과정의 Transformer"], statistics.median(peaks)
     flops = ours.flops_per_token(settings.context)
-    counts = (ours.parameter_count(), sum(p.numel() for p in gpt2.parameters()), theirs.num_parameters())
+    counts = (ours.num_parameters(), sum(p.numel() for p in gpt2.parameters()), theirs.num_parameters())
     print(f"폭 {settings.hidden_size}, 층 {settings.layers}, 배치 {settings.batch_size} × {settings.context}, 어휘 {vocabulary:,}, "
           f"스레드 {torch.get_num_threads()}개, 행렬 곱 최고 {peak / 1e9:.0f} GFLOP/s")
     print(f"{'':32}{'파라미터':>12}{'토큰/초':>10}{'이 과정의 배수':>12}")

@@ -80,10 +80,10 @@ def test_the_same_seed_gives_the_same_weights():
     assert not torch.equal(a["model.embed_tokens.weight"], c["model.embed_tokens.weight"])
 
 
-def test_parameter_count_and_flops():
+def test_num_parameters_and_flops():
     model = Transformer(SMALL)
-    assert model.parameter_count() == 97 * 64 + 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 96 + 2 * 64) + 64
-    matrices = model.parameter_count() - 5 * 64
+    assert model.num_parameters() == 97 * 64 + 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 96 + 2 * 64) + 64
+    matrices = model.num_parameters() - 5 * 64
     assert model.flops_per_token(32) == 6 * matrices + 12 * 2 * 64 * 32
 
 

@@ -272,7 +272,7 @@ def build(job) -> dict[str, float]:
     _write_rows(job.out / "steps.jsonl", steps)
     last = run.history[-1]
     metrics = {
-        "params": model.parameter_count(),
+        "params": model.num_parameters(),
         "train_tokens": budget,
         "tokens_per_s": budget / run.seconds,
         "mfu": float(np.median([row["tokens_per_s"] for row in run.history])) * last["mfu"] / last["tokens_per_s"],

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from workshop_lib import WorkshopError
 from workshop_lib.architectures import kernels
+from workshop_lib.architectures.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Decoder(nn.Module):
         return self.norm(x)
 
 
-class Transformer(nn.Module):
+class Transformer(LanguageModel):
     """Llama causal language model with random weights."""
 
     def __init__(self, config: TransformerConfig, seed: int | None = None):
@@ -163,23 +164,14 @@ class Transformer(nn.Module):
             if parameter.ndim == 2:  # norms stay at one
                 nn.init.normal_(parameter, std=config.initializer_range, generator=generator)
 
-    def forward(self, input_ids: Tensor, targets: Tensor | None = None) -> Tensor:
-        """input_ids: (batch, time). Logits (batch, time, vocabulary); with targets (−100 = skip) the mean loss in nats.
-
-        Raises WorkshopError when the text is longer than the context.
-        """
+    def hidden(self, input_ids: Tensor) -> Tensor:
+        """Raises WorkshopError when the text is longer than the context."""
         if input_ids.shape[1] > self.config.max_position_embeddings:
             raise WorkshopError(
                 f"입력 {input_ids.shape[1]}토큰이 모델의 문맥 길이 {self.config.max_position_embeddings}보다 길다. "
                 "앞부분을 자르거나 문맥이 더 긴 모델을 쓴다."
             )
-        x = self.model(input_ids)
-        if targets is None:
-            return self.lm_head(x)
-        return kernels.linear_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
-
-    def parameter_count(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters())
+        return self.model(input_ids)
 
     def flops_per_token(self, context: int) -> float:
         """Floating-point operations of one training token, forward and backward (Chowdhery et al. 2022, appendix B).
