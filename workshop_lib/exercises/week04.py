@@ -141,8 +141,9 @@ def _scan_cases():
         g = torch.Generator().manual_seed(seed)
         return (
             torch.randn(batch, inner, generator=g), torch.rand(batch, inner, generator=g) + 0.1,
-            -torch.rand(inner, state, generator=g) - 0.2, torch.randn(batch, state, generator=g), torch.randn(batch, state, generator=g), torch.rand(inner, generator=g) + 0.5,
-            torch.randn(batch, inner, state, generator=g),
+            -torch.rand(inner, state, generator=g) - 0.2,
+            torch.randn(batch, state, generator=g), torch.randn(batch, state, generator=g),
+            torch.rand(inner, generator=g) + 0.5, torch.randn(batch, inner, state, generator=g),
         )  # fmt: skip
 
     one = tuple(torch.tensor(x) for x in ([[2.0]], [[0.5]], [[-1.0]], [[3.0]], [[1.0]], [0.1], [[[4.0]]]))
