@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from workshop_lib import WorkshopError
-from workshop_lib.architectures import kernels
+from workshop_lib.architectures import attention, kernels
+from workshop_lib.architectures.language_model import state_bytes
 from workshop_lib.architectures.transformer import Transformer, TransformerConfig, generate, next_token_probabilities
 
 SMALL = TransformerConfig(
@@ -55,6 +56,54 @@ def test_a_transformers_state_dict_loads():
     ours.load_state_dict(theirs.state_dict())
     ids = torch.randint(0, 97, (2, 32))
     assert (ours(ids) - theirs(ids).logits).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_steps_and_prefill_equal_forward(seed):
+    config, r = random_config(seed), random.Random(f"steps/{seed}")
+    model, batch, time = Transformer(config, seed), r.randrange(1, 4), r.randrange(1, config.max_position_embeddings + 1)
+    ids = torch.randint(0, config.vocab_size, (batch, time))
+    wanted = model(ids)
+    state = None
+    for t in range(time):
+        logits, state = model.step(ids[:, t], state)
+        assert (logits - wanted[:, t]).abs().max() <= 1e-4
+    read = r.randrange(1, time + 1)
+    logits, state = model.prefill(ids[:, :read])
+    assert (logits - wanted[:, read - 1]).abs().max() <= 1e-4
+    for t in range(read, time):
+        logits, state = model.step(ids[:, t], state)
+        assert (logits - wanted[:, t]).abs().max() <= 1e-4
+    heads = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    assert state_bytes(state) == batch * time * attention.cache_bytes_per_token("gqa", config.num_hidden_layers, *heads, bytes=4)
+
+
+def test_a_layer_is_the_exercises_put_together():
+    """Projections, `rotate`, one `cached_attention_step` a token, merge: the Transformer's attention, in the order students write it."""
+    layer, x, positions = Transformer(SMALL, seed=5).model.layers[0].self_attn, torch.randn(2, 9, 64), torch.arange(9)
+    q, k, v = (attention.split_heads(project(x), heads) for project, heads in
+               ((layer.q_proj, 4), (layer.k_proj, 2), (layer.v_proj, 2)))
+    q, k, v = attention.rotate(q, positions), *(y.repeat_interleave(2, dim=1) for y in (attention.rotate(k, positions), v))
+    cache, steps = None, []
+    for t in range(9):
+        y, cache = attention.cached_attention_step(*(part[:, :, t : t + 1] for part in (q, k, v)), cache)
+        steps.append(y)
+    torch.testing.assert_close(layer.o_proj(attention.merge_heads(torch.cat(steps, 2))), layer(x, Transformer(SMALL).model.turn[:9]))
+
+
+def test_greedy_decoding_equals_transformers_generate():
+    from transformers import LlamaForCausalLM
+
+    theirs = LlamaForCausalLM(SMALL.to_hf(bos_token_id=1, eos_token_id=None, pad_token_id=0)).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.mul_(5)  # away from uniform: each greedy choice is a clear one
+    ours = Transformer(SMALL)
+    ours.load_state_dict(theirs.state_dict())
+    prompt = [1, 17, 80, 3]
+    wanted = theirs.generate(torch.tensor([prompt]), max_new_tokens=28, do_sample=False)[0, 4:].tolist()
+    assert len(set(wanted)) > 5
+    assert generate(ours, prompt, 28, temperature=0.0) == wanted == generate(theirs, prompt, 28, temperature=0.0)
 
 
 def test_no_position_sees_the_future():
@@ -144,6 +193,28 @@ def test_generation_repeats_with_the_seed_and_stops():
     assert generate(model, [1, 5], 6, temperature=0.0, stop=greedy[2]) == greedy[: greedy.index(greedy[2])]
 
 
+def recomputed(model, ids, tokens, seed, top_k=50, temperature=0.8):
+    """Sampling that reads the whole window for every token: what `generate` must amount to."""
+    generator, new = torch.Generator().manual_seed(seed), []
+    for _ in range(tokens):
+        logits = model(torch.tensor([(ids + new)[-32:]]))[:, -1]
+        new.append(int(torch.multinomial(next_token_probabilities(logits, temperature, top_k), 1, generator=generator)))
+    return new
+
+
+@pytest.mark.parametrize("length", [1, 20, 32, 33])
+def test_the_cache_changes_the_work_but_not_the_samples(length):
+    model = Transformer(SMALL, seed=0)
+    prompt = torch.randint(0, 97, (length,), generator=torch.Generator().manual_seed(length)).tolist()
+    with torch.no_grad():
+        wanted = [recomputed(model, prompt, 40, seed) for seed in range(3)]
+    assert [generate(model, prompt, 40, seed=seed) for seed in range(3)] == wanted
+    read = []
+    model.model.embed_tokens.register_forward_hook(lambda module, ids, x: read.append(x.shape[1]))
+    generate(model, prompt[:20], 12)
+    assert read == [len(prompt[:20])] + [1] * 11
+
+
 def test_top_k_keeps_k_tokens_and_temperature_zero_is_greedy():
     logits = torch.tensor([[1.0, 3.0, 2.0, 0.0]])
     shares = next_token_probabilities(logits, 1.0, top_k=2)
@@ -159,6 +230,9 @@ def test_top_k_keeps_k_tokens_and_temperature_zero_is_greedy():
         (dict(hidden_size=65), "나누어떨어져야"),
         (dict(num_key_value_heads=3), "고르게 나눌 수 없다"),
         (dict(hidden_size=20, num_attention_heads=4), "홀수"),
+        (dict(max_position_embeddings=-1), "max_position_embeddings.* -1이다"),
+        (dict(vocab_size=0), "vocab_size.* 0이다"),
+        (dict(num_attention_heads=0), "num_attention_heads.* 0이다"),
     ],
 )
 def test_impossible_shapes_are_refused(wrong, message):
@@ -169,3 +243,19 @@ def test_impossible_shapes_are_refused(wrong, message):
 def test_text_longer_than_the_context_is_refused():
     with pytest.raises(WorkshopError, match="33토큰이 모델의 문맥 길이 32보다 길다"):
         Transformer(SMALL)(torch.zeros(1, 33, dtype=torch.long))
+    with pytest.raises(WorkshopError, match="33토큰"):
+        Transformer(SMALL).prefill(torch.zeros(1, 33, dtype=torch.long))
+    logits, state = Transformer(SMALL).prefill(torch.zeros(1, 32, dtype=torch.long))
+    with pytest.raises(WorkshopError, match="33토큰"):
+        Transformer(SMALL).step(logits.argmax(-1), state)
+
+
+def test_tokens_outside_the_vocabulary_and_empty_texts_are_refused():
+    model = Transformer(SMALL)
+    for call in (model, model.prefill, lambda ids: model.step(ids[:, 0])):
+        with pytest.raises(WorkshopError, match="토큰 번호 97.*어휘 크기 97 밖"):
+            call(torch.tensor([[97]]))
+        with pytest.raises(WorkshopError, match="토큰 번호 -1"):
+            call(torch.tensor([[-1]]))
+    with pytest.raises(WorkshopError, match="길이가 1 이상"):
+        generate(model, [], 3)

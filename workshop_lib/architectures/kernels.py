@@ -91,6 +91,10 @@ def rotated_projection(
     transformers pairs dimension i with i + head / 2. Queries and keys meet only in their dot product, so their dimensions
     may be reordered together: with pairs side by side, a rotation is one complex product.
     """
+    if x.shape[1] == 1 and not torch.is_grad_enabled():  # a decoding step: reorder two vectors rather than two matrices
+        q, k, v = (F.linear(x, weight).unflatten(-1, (-1, head)) for weight in (q, k, v))
+        q, k = (torch.view_as_real(torch.complex(*y.float().chunk(2, -1)) * turn).flatten(-2).to(y.dtype) for y in (q, k))
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     weight = torch.cat((_interleaved(q, head), _interleaved(k, head), v))
     heads, kv_heads = len(q) // head, len(k) // head
     if _by_hand(x):

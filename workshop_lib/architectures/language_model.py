@@ -79,6 +79,14 @@ class LanguageModel(nn.Module):
             )
 
 
+def check_sizes(config: Any, *names: str) -> None:
+    """Raises WorkshopError unless the named fields of a config are whole numbers of at least 1."""
+    for name in names:
+        size = getattr(config, name)
+        if not isinstance(size, int) or size < 1:
+            raise WorkshopError(f"{type(config).__name__}의 {name}이(가) {size}이다. 1 이상의 정수여야 한다.")
+
+
 def state_bytes(state: Any) -> int:
     """Bytes of all tensors in a decoding state (nested lists, tuples, dictionaries)."""
     if isinstance(state, Tensor):

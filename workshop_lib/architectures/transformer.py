@@ -4,12 +4,14 @@ Notable choices
 - The parameters carry the names of transformers' ``LlamaForCausalLM``: a state dict goes both ways, and the logits agree.
 - ``forward`` returns logits, or, given targets, the loss itself, without ever holding all logits.
 - Queries, keys and values are one matrix product over the three weights laid end to end.
+- Decoding reads one token and the cache of keys and values: `extend` is what `forward` does, with a past.
 - No dropout: in pretraining every token is seen about once.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import asdict, dataclass
 
 import torch
@@ -18,7 +20,9 @@ from torch import Tensor, nn
 
 from workshop_lib import WorkshopError
 from workshop_lib.architectures import kernels
-from workshop_lib.architectures.language_model import LanguageModel
+from workshop_lib.architectures.language_model import LanguageModel, check_sizes
+
+Cache = tuple[Tensor, Tensor]  # keys and values of one layer, (batch, kv heads, positions, head) each
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class TransformerConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
+        check_sizes(self, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                    "num_key_value_heads", "max_position_embeddings")
         if self.hidden_size % self.num_attention_heads:
             raise WorkshopError(
                 f"hidden_size {self.hidden_size}는 헤드 수 {self.num_attention_heads}로 나누어떨어져야 한다. "
@@ -96,10 +102,23 @@ class Attention(nn.Module):
         self.is_causal = True  # week 5 lets the future leak in, to see what that looks like
 
     def forward(self, x: Tensor, turn: Tensor) -> Tensor:
+        return self.extend(x, turn, None)[0]
+
+    def extend(self, x: Tensor, turn: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
+        """x: (batch, time, width), with rotations `turn` for its positions: a whole text (cache None), or one more token.
+
+        Returns what attention adds, and the keys and values so far, (batch, kv heads, positions, head) each. A cached key is
+        already turned, in the order of dimensions of `rotated_projection`.
+        """
         weights = self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
         q, k, v = kernels.rotated_projection(x, *weights, turn, self.head)  # (batch, heads, time, head)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=self.is_causal, enable_gqa=self.heads != self.kv_heads)
-        return self.o_proj(y.transpose(1, 2).flatten(2))
+        if cache is None:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=self.is_causal, enable_gqa=self.heads != self.kv_heads)
+        else:
+            k, v = torch.cat((cache[0], k), dim=2), torch.cat((cache[1], v), dim=2)
+            # Query heads that share a key head ask the same cache: several queries of one head, instead of copies of the cache.
+            y = F.scaled_dot_product_attention(q.reshape(len(q), self.kv_heads, -1, self.head), k, v).view(q.shape)
+        return self.o_proj(y.transpose(1, 2).flatten(2)), (k, v)
 
 
 class MLP(nn.Module):
@@ -129,6 +148,12 @@ class Block(nn.Module):
         x = x + self.self_attn(self.input_layernorm(x), turn)
         return x + self.mlp(self.post_attention_layernorm(x))
 
+    def extend(self, x: Tensor, turn: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
+        """The same after the tokens in `cache`; returns the cache with these as well."""
+        y, cache = self.self_attn.extend(self.input_layernorm(x), turn, cache)
+        x = x + y
+        return x + self.mlp(self.post_attention_layernorm(x)), cache
+
 
 class Decoder(nn.Module):
     """Embedding, blocks, last norm: what transformers calls ``model`` inside a ``LlamaForCausalLM``."""
@@ -148,6 +173,16 @@ class Decoder(nn.Module):
             x = block(x, turn)
         return self.norm(x)
 
+    def extend(self, ids: Tensor, caches: list[Cache] | None) -> tuple[Tensor, list[Cache]]:
+        """The same after the tokens in `caches` (one a layer)."""
+        past = caches[0][0].shape[2] if caches else 0
+        turn = self.turn[past : past + ids.shape[1]]
+        x, extended = self.embed_tokens(ids), []
+        for number, block in enumerate(self.layers):
+            x, cache = block.extend(x, turn, caches[number] if caches else None)
+            extended.append(cache)
+        return self.norm(x), extended
+
 
 class Transformer(LanguageModel):
     """Llama causal language model with random weights."""
@@ -166,12 +201,29 @@ class Transformer(LanguageModel):
 
     def hidden(self, input_ids: Tensor) -> Tensor:
         """Raises WorkshopError when the text is longer than the context."""
-        if input_ids.shape[1] > self.config.max_position_embeddings:
+        self._check_length(input_ids.shape[1])
+        return self.model(input_ids)
+
+    def step_hidden(self, token: Tensor, state: list[Cache] | None) -> tuple[Tensor, list[Cache]]:
+        """State: the keys and values of each layer. It grows by one position a step, up to the context."""
+        self._check_length(1 + (state[0][0].shape[2] if state else 0))
+        x, state = self.model.extend(token.unsqueeze(1), state)
+        return x[:, 0], state
+
+    @torch.no_grad()
+    def prefill(self, input_ids: Tensor) -> tuple[Tensor, list[Cache]]:
+        """All tokens at once, as in training; their keys and values are the state."""
+        self._check(input_ids)
+        self._check_length(input_ids.shape[1])
+        x, state = self.model.extend(input_ids, None)
+        return self.lm_head(x[:, -1]), state
+
+    def _check_length(self, tokens: int) -> None:
+        if tokens > self.config.max_position_embeddings:
             raise WorkshopError(
-                f"입력 {input_ids.shape[1]}토큰이 모델의 문맥 길이 {self.config.max_position_embeddings}보다 길다. "
+                f"입력 {tokens}토큰이 모델의 문맥 길이 {self.config.max_position_embeddings}보다 길다. "
                 "앞부분을 자르거나 문맥이 더 긴 모델을 쓴다."
             )
-        return self.model(input_ids)
 
     def flops_per_token(self, context: int) -> float:
         """Floating-point operations of one training token, forward and backward (Chowdhery et al. 2022, appendix B).
@@ -220,19 +272,25 @@ def generate(
 ) -> list[int]:
     """Continue ``ids``, one token at a time; ends early at ``stop``. Returns the new tokens, ``stop`` left out.
 
-    Recomputes the whole context for each token: a few lines, and quick enough for samples.
+    A `LanguageModel` reads the prompt once and then each new token once. When the text outgrows the context the window
+    slides, every position changes, and it is read anew for each token, as it is for a model of transformers.
     """
-    context = model.config.max_position_embeddings
+    context = getattr(model.config, "max_position_embeddings", sys.maxsize)  # a recurrent state has no limit
     device = next(model.parameters()).device
     generator = torch.Generator(device=device).manual_seed(seed)
-    new: list[int] = []
-    for _ in range(max_new_tokens):
-        window = torch.tensor([(list(ids) + new)[-context:]], device=device)
-        logits = model(window)
-        logits = getattr(logits, "logits", logits)[:, -1].float()
-        probabilities = next_token_probabilities(logits, temperature, top_k)
+    text, state = list(ids), None
+    while len(text) < len(ids) + max_new_tokens:
+        if isinstance(model, LanguageModel) and len(text) <= context:
+            if state is None:
+                logits, state = model.prefill(torch.tensor([text], device=device))
+            else:
+                logits, state = model.step(torch.tensor(text[-1:], device=device), state)
+        else:
+            logits = model(torch.tensor([text[-context:]], device=device))
+            logits = getattr(logits, "logits", logits)[:, -1]
+        probabilities = next_token_probabilities(logits.float(), temperature, top_k)
         token = int(torch.multinomial(probabilities, 1, generator=generator))
         if token == stop:
             break
-        new.append(token)
-    return new
+        text.append(token)
+    return text[len(ids) :]
