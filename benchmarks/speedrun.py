@@ -56,16 +56,6 @@ def validation_set(documents: list[dict], known: set[str], tokenizer, settings) 
     return validation_windows(encode(chosen, tokenizer), settings.context)
 
 
-def fresh_model(settings, vocabulary: int, seed: int):
-    """Random weights. Untied, the embeddings have standard deviation 1 and the output layer is zero: every token equally likely."""
-    model = pretraining.new_model(settings, vocabulary, seed)
-    with torch.no_grad():
-        if not settings.tie_embeddings:
-            model.model.embed_tokens.weight.div_(settings.init_std)
-            model.lm_head.weight.zero_()
-    return model
-
-
 @torch.no_grad()
 def start_from_bigrams(model, tokens: np.ndarray, pseudo_counts: float = 200.0) -> None:
     """Set embeddings and output layer so that the untrained model is a bigram model of `tokens`, as well as its width allows.
@@ -98,7 +88,7 @@ def start_from_bigrams(model, tokens: np.ndarray, pseudo_counts: float = 200.0) 
 
 def seconds_per_step(tokens: np.ndarray, settings, vocabulary: int, seed: int) -> float:
     """Processor time of one step, from a few dozen that are thrown away."""
-    model = fresh_model(settings, vocabulary, seed)
+    model = pretraining.new_model(settings, vocabulary, seed)
     pretraining.train(model, tokens, settings, seed, stop=5, progress=False)
     start = time.process_time()
     pretraining.train(model, tokens, settings, seed, stop=40, progress=False)
@@ -168,7 +158,7 @@ def run(chosen: argparse.Namespace, settings, work: Path) -> None:
     stretch = -(-state["steps"] // chosen.points)
     settings = replace(settings, steps=state["steps"], checkpoint_every=stretch)
     tokens = tokens[: settings.steps * settings.batch_size * settings.context + 1]
-    model = fresh_model(settings, len(tokenizer), chosen.seed)
+    model = pretraining.new_model(settings, len(tokenizer), chosen.seed)
     begun = time.process_time()
     if chosen.start == "bigram" and not state["rows"]:  # counted on what the first point of the curve has seen
         start_from_bigrams(model, tokens_seen(tokens, settings, chosen.seed, stretch))

@@ -8,7 +8,8 @@ Run from the repository root on an otherwise idle machine:
 All train with fused AdamW on the same windows at equal width, depth, vocabulary, batch and context; feed-forward widths are chosen
 so that parameter counts agree within 1 %. The contestants take turns, a few steps a round, because a shared machine is never
 equally fast for long; a round also measures the machine's matrix-product peak. Printed are medians over the rounds
-of tokens a second, and of the ratios within a round.
+of tokens a second, and of the ratios within a round. Where the processor multiplies faster in bfloat16 (AMX) and there is a
+C++ compiler, the course's loop and Trainer take part with bfloat16 autocast, and with torch.compile as well.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from workshop_lib import pretraining
 from workshop_lib.hf_training import trainer
 from workshop_lib.profile import get_profile
-from workshop_lib.throughput import matmul_peak
+from workshop_lib.throughput import can_compile, matmul_peak, number_format
 
 
 class Gpt2Block(nn.Module):
@@ -101,8 +102,16 @@ def compare(settings, vocabulary: int, rounds: int) -> None:
         "GPT-2식 한 단계": lambda: our_speed(gpt2, tokens, settings),
         "transformers Llama + Trainer": lambda: trainer_speed(theirs, tokens, settings),
     }
-    for model in (ours, gpt2):
-        our_speed(model, tokens, replace(settings, steps=2))  # the first steps allocate
+    variants = {}
+    if number_format(replace(settings, dtype="auto")) == torch.bfloat16:
+        variants["bf16"] = replace(settings, dtype="bfloat16")
+        if can_compile():
+            variants["bf16 + compile"] = replace(variants["bf16"], compile=True)
+    for name, variant in variants.items():
+        contestants[f"이 과정의 Transformer, {name}"] = lambda s=variant: our_speed(ours, tokens, s)
+        contestants[f"transformers Llama + Trainer, {name}"] = lambda s=variant: trainer_speed(theirs, tokens, s)
+    for measure in contestants.values():
+        measure()  # the first steps allocate and compile
     speeds: dict[str, list[float]] = {name: [] for name in contestants}
     peaks = []
     for _ in range(rounds):
@@ -111,13 +120,13 @@ def compare(settings, vocabulary: int, rounds: int) -> None:
             speeds[name].append(measure())
     first, peak = speeds["이 과정의 Transformer"], statistics.median(peaks)
     flops = ours.flops_per_token(settings.context)
-    counts = (ours.num_parameters(), sum(p.numel() for p in gpt2.parameters()), theirs.num_parameters())
+    counts = {"GPT-2식 한 단계": sum(p.numel() for p in gpt2.parameters())}
     print(f"폭 {settings.hidden_size}, 층 {settings.layers}, 배치 {settings.batch_size} × {settings.context}, 어휘 {vocabulary:,}, "
           f"스레드 {torch.get_num_threads()}개, 행렬 곱 최고 {peak / 1e9:.0f} GFLOP/s")
-    print(f"{'':32}{'파라미터':>12}{'토큰/초':>10}{'이 과정의 배수':>12}")
-    for (name, values), count in zip(speeds.items(), counts):
-        ratio = statistics.median(a / b for a, b in zip(first, values))
-        print(f"{name:32}{count:12,}{statistics.median(values):12,.0f}{ratio:12.2f}")
+    print(f"{'':46}{'파라미터':>12}{'토큰/초':>10}{'Trainer의 배수':>12}")
+    for name, values in speeds.items():
+        ratio = statistics.median(a / b for a, b in zip(values, speeds["transformers Llama + Trainer"]))
+        print(f"{name:46}{counts.get(name, ours.num_parameters()):12,}{statistics.median(values):12,.0f}{ratio:12.2f}")
     print(f"MFU {statistics.median(first) * flops / peak:.3f}\n", flush=True)
 
 

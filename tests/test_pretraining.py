@@ -437,3 +437,30 @@ def test_every_profile_describes_a_model_that_quantises_and_splits_well(name):
         config = Transformer(pretraining.model_config(settings, 1_000)).config
     assert config.hidden_size % 64 == 0 and settings.batch_size % settings.accumulation == 0
     assert settings.warmup_steps < settings.steps
+
+
+def test_an_untied_model_starts_with_every_token_equally_likely():
+    settings = replace(TINY, tie_embeddings=False)
+    model = pretraining.new_model(settings, 97)
+    ids = torch.arange(12).reshape(1, 12)
+    assert torch.allclose(model(ids), torch.zeros(1, 12, 97))
+    assert abs(float(model.model.embed_tokens.weight.detach().std()) - 1) < 0.1
+    assert model(ids, ids).item() == pytest.approx(math.log(97))
+
+
+@pytest.mark.parametrize("faster", [torch.float32, torch.bfloat16])
+def test_automatic_number_format_is_the_one_in_which_this_machine_multiplies_faster(monkeypatch, faster):
+    throughput._faster_format.cache_clear()
+    monkeypatch.setattr(throughput, "_product_speed", lambda device, dtype, *rest: 2.0 if dtype == faster else 1.0)
+    assert throughput.number_format(replace(TINY, dtype="auto")) == faster
+    assert throughput.number_format(replace(TINY, dtype="float32")) == torch.float32
+    throughput._faster_format.cache_clear()
+
+
+def test_without_a_compiler_training_goes_on_uncompiled(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not throughput.can_compile()
+    tokens = np.random.default_rng(0).integers(3, 97, 4_000)
+    settings = replace(TINY, compile=True, steps=2)
+    run = pretraining.train(pretraining.new_model(settings, 97), tokens, settings, progress=False)
+    assert run.step == 2

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from workshop_lib.packing import Batches
+from workshop_lib.throughput import can_compile, number_format
 
 
 class Windows(torch.utils.data.Dataset):
@@ -51,8 +52,8 @@ def trainer(model, tokens: np.ndarray, settings, out: Path, seed: int = 0):
         adam_beta2=settings.beta2,
         max_grad_norm=settings.clip,
         optim="adamw_torch_fused",
-        bf16=settings.dtype == "bfloat16",
-        torch_compile=settings.compile,
+        bf16=number_format(settings) == torch.bfloat16,
+        torch_compile=settings.compile and can_compile(),
         use_cpu=not torch.cuda.is_available(),
         logging_steps=1,
         save_strategy="no",

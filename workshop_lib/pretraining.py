@@ -33,7 +33,7 @@ from workshop_lib.ngram import bits_per_char
 from workshop_lib.optimization import clip_by_global_norm, optimizers, schedule, set_learning_rate
 from workshop_lib.packing import IGNORE, Batches, Validation, encode, open_packed, pack, read_documents, validation_windows
 from workshop_lib.profile import get_profile
-from workshop_lib.throughput import fast_arithmetic, flops_per_token, matmul_peak
+from workshop_lib.throughput import can_compile, fast_arithmetic, flops_per_token, matmul_peak, number_format
 
 
 @dataclass
@@ -209,12 +209,18 @@ def model_config(settings, vocab_size: int) -> TransformerConfig:
 
 
 def new_model(settings, vocab_size: int, seed: int = 0) -> Transformer:
-    """The settings' Llama with random weights, on the GPU if there is one."""
+    """The settings' Llama with random weights, on the GPU if there is one.
+
+    Untied, the embeddings have standard deviation 1 and the output layer is zero: at first every token is equally likely.
+    """
     model = Transformer(model_config(settings, vocab_size), seed)
     if settings.zero_residual:
         for block in model.model.layers:
             nn.init.zeros_(block.self_attn.o_proj.weight)
             nn.init.zeros_(block.mlp.down_proj.weight)
+    if not settings.tie_embeddings:
+        model.model.embed_tokens.weight.data.div_(settings.init_std)
+        nn.init.zeros_(model.lm_head.weight)
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -231,12 +237,12 @@ def complete(model: nn.Module, tokenizer, prompts: list[str], tokens: int = 80, 
 
 
 def _wrapped(model: nn.Module, settings, ranks: int) -> nn.Module:
-    network = torch.compile(model) if settings.compile else model
+    network = torch.compile(model) if settings.compile and can_compile() else model
     return nn.parallel.DistributedDataParallel(network) if ranks > 1 else network
 
 
 def _autocast(device: torch.device, settings):
-    return torch.autocast(device.type, torch.bfloat16, enabled=getattr(settings, "dtype", "") == "bfloat16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=number_format(settings) == torch.bfloat16)
 
 
 def _diverged(step: int, loss: float, norm: float, rate: float) -> str:

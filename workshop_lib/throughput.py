@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
+from functools import cache
 
 import torch
 from torch import nn
@@ -25,7 +27,27 @@ def matmul_peak(settings=None, size: int = 1024, repeats: int = 12) -> float:
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = size * (8 if device.type == "cuda" else 1)
-    dtype = getattr(torch, getattr(settings, "dtype", "float32"))
+    return _product_speed(device, number_format(settings), settings, size, repeats)
+
+
+def number_format(settings) -> torch.dtype:
+    """What the settings' `dtype` means here: "auto" is bfloat16 where matrix products are faster in it, else float32."""
+    name = getattr(settings, "dtype", "float32")
+    return _faster_format() if name == "auto" else getattr(torch, name)
+
+
+@cache
+def _faster_format() -> torch.dtype:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return max((torch.float32, torch.bfloat16), key=lambda dtype: _product_speed(device, dtype, None, 512, 5))
+
+
+def can_compile() -> bool:
+    """Whether torch.compile finds the C++ compiler that it needs."""
+    return any(shutil.which(name) for name in ("g++", "clang++", "cl"))
+
+
+def _product_speed(device: torch.device, dtype: torch.dtype, settings, size: int, repeats: int) -> float:
     with fast_arithmetic(settings), torch.no_grad():
         a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
         best = math.inf
