@@ -45,8 +45,8 @@ def recurrence(r, decay, k, v, a, b, state=None):
     """`state_step` token after token."""
     state = r.new_zeros(r.shape[0], *r.shape[2:], r.shape[3]) if state is None else state
     answers = []
-    for t in range(r.shape[1]):
-        y, state = state_step(r[:, t], decay[:, t].exp(), k[:, t], v[:, t], a[:, t], b[:, t], state)
+    for token in zip(*(x.unbind(1) for x in (r, decay.exp(), k, v, a, b))):
+        y, state = state_step(*token, state)
         answers.append(y)
     return torch.stack(answers, 1), state
 
