@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 16  # steps of a chunk
+CHUNK = 64  # the most steps of a chunk
 SLAB = 32_768  # numbers of one step that are worked on at a time: PyTorch gives more to several threads
 
 
@@ -122,7 +122,7 @@ class _SelectiveScan(torch.autograd.Function):
         parts, room = _parts(rows, length, A, count=2)
         if rows > batch:
             left = torch.empty_like(start)
-            for part in parts:
+            for part in _parts(rows - batch, length, A)[0]:  # what the last chunk leaves is nobody's start
                 decay, h = (buffer(part) for buffer in room)
                 torch.mul(dt[:, part], A, out=decay).exp_()
                 torch.mul(B[:, part], dx[:, part], out=h)
@@ -152,7 +152,7 @@ class _SelectiveScan(torch.autograd.Function):
         end = torch.zeros_like(start)  # gradient of each chunk's last state, from the chunks behind it
         if rows > batch:
             left = torch.empty_like(start)
-            for part in parts:
+            for part in _parts(rows, length, A, first=batch)[0]:
                 decay, g, _ = (buffer(part) for buffer in room)
                 torch.mul(dt[:, part], A, out=decay).exp_()
                 torch.mul(C[:, part], dy[:, part], out=g)
@@ -180,7 +180,7 @@ class _SelectiveScan(torch.autograd.Function):
         return ddx, ddt, dA_log, dB, dC, None
 
 
-def _parts(rows: int, length: int, A: Tensor, count: int):
+def _parts(rows: int, length: int, A: Tensor, count: int = 0, first: int = 0):
     """How to take the rows a few at a time: their slices, and `count` buffers (length, some rows, state, inner) to work in."""
     some = max(SLAB // A.numel(), 1) if A.device.type == "cpu" else rows
     some = min(some, rows)
@@ -189,7 +189,7 @@ def _parts(rows: int, length: int, A: Tensor, count: int):
     def buffer(flat: Tensor):
         return lambda part: flat[: length * (part.stop - part.start) * A.numel()].view(length, -1, *A.shape)
 
-    return [slice(k, min(k + some, rows)) for k in range(0, rows, some)], [buffer(flat) for flat in memory]
+    return [slice(k, min(k + some, rows)) for k in range(first, rows, some)], [buffer(flat) for flat in memory]
 
 
 def selective_scan(x: Tensor, dt: Tensor, A_log: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,8 +199,8 @@ def selective_scan(x: Tensor, dt: Tensor, A_log: Tensor, B: Tensor, C: Tensor) -
     Returns y: (batch, time, inner) and the last state (batch, inner, state), which has no gradient.
     """
     batch, time = x.shape[:2]
-    chunks = -(-time // CHUNK)
-    length = -(-time // chunks)
+    length = min(max(batch * time * A_log.numel() // SLAB, 8), CHUNK, time)  # short texts: shorter chunks, but more at once
+    length = -(-time // -(-time // length))
     dx, dt = (by_step(part, length).unsqueeze(2) for part in (dt * x, dt))
     B, C = (by_step(part, length).unsqueeze(3) for part in (B, C))
     y, last = _SelectiveScan.apply(dx, dt, A_log.t().contiguous(), B, C, batch)
