@@ -57,24 +57,26 @@ def chunked(
     chunk finds, at the same time as all others, what it does to any S_0 (S_0 M + N) and what it answers (Q S_0ᵀ + Y_0); only
     the small S ← S M + N is left to do in order.
     """
-    time, (batch, _, heads, head) = r.shape[1], r.shape
+    batch, time, heads, head = r.shape
     r, decay, k, v, a, b = (_chunks(x) for x in (r, decay, k, v, a, b))  # (batch · chunks · heads, 16, head)
     total = decay.cumsum(1)
-    growth = total.exp()
-    shrink = torch.exp(-total)
-    left = torch.cat((a * (total - decay).exp(), r * growth), 1)  # what reads, at the scale of the chunk's start
-    right = torch.cat((b * shrink, k * shrink), 1)  # what was written
-    meet = (left @ right.transpose(1, 2)) * _mask(r)  # (…, 32, 32): who reads whom
-    (ab, ak), (rb, rk) = (half.split(CHUNK, 2) for half in meet.split(CHUNK, 1))
-    unit = torch.eye(CHUNK, dtype=r.dtype, device=r.device) - ab
-    found = torch.linalg.solve_triangular(unit, torch.cat((left[:, :CHUNK], ak @ v), 2), upper=False, unitriangular=True)
-    answer = torch.baddbmm(torch.cat((left[:, CHUNK:], rk @ v), 2), rb, found)  # Q | Y_0
+    growth, shrink = total.exp(), torch.exp(-total)
     last = growth[:, -1:]
-    change = found.transpose(1, 2) @ (right[:, :CHUNK] * last)
-    move = change[:, :head] + torch.diag_embed(last.squeeze(1))  # M
-    fresh = torch.baddbmm(change[:, head:], v.transpose(1, 2), right[:, CHUNK:] * last)  # N
-    starts, state = _states(move, fresh, state, batch, heads)
-    y = torch.baddbmm(answer[..., head:], answer[..., :head], starts.transpose(1, 2))
+    a, r = a * (total - decay).exp(), r * growth  # what reads, at the scale of the chunk's start
+    b, k = b * shrink, k * shrink  # what is written
+    earlier = torch.ones(CHUNK, CHUNK, dtype=r.dtype, device=r.device).tril(-1)
+    so_far = earlier + torch.eye(CHUNK, dtype=r.dtype, device=r.device)  # `r` reads its own token's writes too
+    ab, ak = (a @ b.transpose(1, 2)) * earlier, (a @ k.transpose(1, 2)) * earlier  # (…, 16, 16)
+    rb, rk = (r @ b.transpose(1, 2)) * so_far, (r @ k.transpose(1, 2)) * so_far
+    # U = per_state S_0ᵀ + own; the solver takes the diagonal of −A_ab for ones
+    per_state = torch.linalg.solve_triangular(-ab, a, upper=False, unitriangular=True)
+    own = torch.linalg.solve_triangular(-ab, ak @ v, upper=False, unitriangular=True)
+    q, y = torch.baddbmm(r, rb, per_state), torch.baddbmm(rb @ own, rk, v)  # Q, Y_0
+    b, k = b * last, k * last  # at the scale of the chunk's end
+    m = torch.baddbmm(torch.diag_embed(last.squeeze(1)), per_state.transpose(1, 2), b)
+    n = torch.baddbmm(own.transpose(1, 2) @ b, v.transpose(1, 2), k)
+    starts, state = _scan(m, n, state, batch, heads)
+    y = torch.baddbmm(y, q, starts.transpose(1, 2))
     return y.view(batch, -1, heads, CHUNK, head).transpose(2, 3).reshape(batch, -1, heads, head)[:, :time], state
 
 
@@ -86,22 +88,14 @@ def _chunks(x: Tensor) -> Tensor:
     return x.unflatten(1, (-1, CHUNK)).transpose(2, 3).flatten(0, 2)
 
 
-def _mask(x: Tensor) -> Tensor:
-    """1 where a token (row) sees a write (column): `a` reads what earlier tokens wrote, `r` its own token's writes too."""
-    full = torch.ones(CHUNK, CHUNK, dtype=x.dtype, device=x.device)
-    earlier, also_own = full.tril(-1), full.tril()
-    return torch.cat((earlier.repeat(1, 2), also_own.repeat(1, 2)))
-
-
-def _states(move: Tensor, fresh: Tensor, state: Tensor | None, batch: int, heads: int) -> tuple[Tensor, Tensor]:
+def _scan(m: Tensor, n: Tensor, state: Tensor | None, batch: int, heads: int) -> tuple[Tensor, Tensor]:
     """S ← S M + N over the chunks. Returns the S before each chunk (batch · chunks · heads, head, head), and the last one."""
-    head = move.shape[-1]
-    moves, freshes = (x.view(batch, -1, heads, head, head).unbind(1) for x in (move, fresh))
-    state = torch.zeros_like(freshes[0]) if state is None else state
+    m, n = (x.view(batch, -1, heads, *x.shape[1:]) for x in (m, n))
+    state = torch.zeros_like(n[:, 0]) if state is None else state
     starts = []
-    for m, n in zip(moves, freshes):
+    for move, fresh in zip(m.unbind(1), n.unbind(1)):
         starts.append(state)
-        state = state @ m + n
+        state = state @ move + fresh
     return torch.stack(starts, 1).flatten(0, 2), state
 
 
@@ -171,14 +165,14 @@ class TimeMix(nn.Module):
         shift = left - x
         xr, xw, xk, xv, xa, xg = (torch.addcmul(x, shift, m) for m in (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g))
         r, k, v = self.receptance(xr), self.key(xk), self.value(xv)
-        decay = -FASTEST_DECAY * torch.sigmoid(self.w0 + torch.tanh(xw @ self.w1) @ self.w2)
-        rate = torch.sigmoid(self.a0 + xa @ self.a1 @ self.a2)  # the in-context learning rate: how much of the old answer goes
+        decay = -FASTEST_DECAY * torch.sigmoid(F.linear(torch.tanh(xw @ self.w1), self.w2.t(), self.w0))
+        rate = torch.sigmoid(F.linear(xa @ self.a1, self.a2.t(), self.a0))  # the in-context learning rate: how much of the old answer goes
         gate = torch.sigmoid(xg @ self.g1) @ self.g2
         if self.layer > 0:
-            v = v.lerp(first.flatten(-2), torch.sigmoid(self.v0 + xv @ self.v1 @ self.v2))
+            v = v.lerp(first.flatten(-2), torch.sigmoid(F.linear(xv @ self.v1, self.v2.t(), self.v0)))
         r, decay, k, v, rate, removal = (y.unflatten(-1, (self.heads, -1)) for y in (r, decay, k, v, rate, k * self.k_k))
         removal = F.normalize(removal, dim=-1)  # κ, of length 1
-        k = k * (1 + (rate - 1) * self.k_a.view(self.heads, -1))
+        k = k * torch.lerp(rate.new_ones(()), rate, self.k_a.view(self.heads, -1))
         return r, decay, k, v, -removal, removal * rate, gate
 
     def write(self, y: Tensor, r: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
