@@ -1,0 +1,251 @@
+"""Mamba-2: the state space model as matrix products (Dao & Gu 2024, arXiv 2405.21060).
+
+One decay a head and token instead of one for every channel and state: that is all it gives up against Mamba. In return, what
+token s gives to token t is (C_t·B_s)·(decay from s to t)·dt_s·x_s: attention without softmax, with a mask that fades. Inside a chunk
+it is computed so, with matrix products; between chunks a state is carried on ("state space duality", section 6).
+
+Notable choices
+- The parameters carry the names of transformers' ``Mamba2ForCausalLM``: a state dict goes both ways, and the logits agree.
+- Decays are exponentials of differences of cumulative sums, masked before the exponential: every exponent is ≤ 0.
+- Heads of a group share B and C, so their states are one product: (state × chunk) @ (chunk × heads·head).
+- On a GPU with ``mamba_ssm`` its kernel does the scan.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from workshop_lib import WorkshopError
+from workshop_lib.architectures import kernels, scans
+from workshop_lib.architectures.mamba import StateSpaceModel, check_time_step, has_cuda_kernels, initialize, require_positive
+
+
+@dataclass(frozen=True)
+class Mamba2Config:
+    """Shape of the model. Field names are those of transformers' ``Mamba2Config``; num_heads · head_dim = expand · hidden_size."""
+
+    vocab_size: int
+    hidden_size: int = 256
+    num_hidden_layers: int = 4
+    num_heads: int = 8
+    head_dim: int = 64
+    state_size: int = 64
+    n_groups: int = 1
+    expand: int = 2
+    conv_kernel: int = 4
+    chunk_size: int = 64
+    time_step_min: float = 0.001
+    time_step_max: float = 0.1
+    time_step_limit: tuple[float, float] = (0.0, math.inf)
+    layer_norm_epsilon: float = 1e-5
+    use_conv_bias: bool = True
+    tie_word_embeddings: bool = True
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        require_positive(self, "vocab_size", "hidden_size", "num_hidden_layers", "num_heads", "head_dim", "state_size", "n_groups")
+        require_positive(self, "expand", "conv_kernel", "chunk_size")
+        check_time_step(self)
+        if self.num_heads * self.head_dim != self.expand * self.hidden_size:
+            raise WorkshopError(
+                f"헤드 {self.num_heads}개 × 너비 {self.head_dim} = {self.num_heads * self.head_dim}은(는) "
+                f"expand × hidden_size = {self.expand * self.hidden_size}과 같아야 한다. num_heads나 head_dim을 고친다."
+            )
+        check_groups(self)
+
+    @property
+    def intermediate_size(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @classmethod
+    def from_hf(cls, config) -> Mamba2Config:
+        """From a transformers ``Mamba2Config``. Raises WorkshopError for what this file does not have (biases, other gates)."""
+        if config.use_bias or config.hidden_act != "silu":
+            raise WorkshopError("선형 층에 편향이 있거나 활성 함수가 silu가 아닌 Mamba-2는 읽을 수 없다. use_bias와 hidden_act를 확인한다.")
+        wanted = {name: getattr(config, name) for name in cls.__dataclass_fields__}
+        return cls(**wanted | {"time_step_limit": tuple(config.time_step_limit)})
+
+    def to_hf(self, **extra):
+        """To a transformers ``Mamba2Config`` (``extra``: token ids and the like)."""
+        from transformers import Mamba2Config as HfConfig
+
+        return HfConfig(**asdict(self), **extra)
+
+
+def check_groups(config) -> None:
+    """Refuse heads that cannot be shared out evenly among the groups."""
+    if config.num_heads % config.n_groups:
+        raise WorkshopError(
+            f"헤드 {config.num_heads}개를 그룹 {config.n_groups}개로 고르게 나눌 수 없다. n_groups를 헤드 수의 약수로 고른다."
+        )
+
+
+def ssd_step(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, h: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One token: h ← exp(dt·A)·h + dt·x Bᵀ, then y = h C + D·x (Dao & Gu 2024, eq. 1 with a scalar A for each head).
+
+    x: (batch, heads, head); dt: (batch, heads); A, D: (heads,); B, C: (batch, groups, state); h: (batch, heads, head, state).
+    Returns y like x and the new h; its arguments stay as they were.
+    """
+    B, C = (part.repeat_interleave(x.shape[1] // part.shape[1], dim=1) for part in (B, C))  # (batch, heads, state)
+    decay = torch.exp(dt * A)[..., None, None]
+    h = decay * h + (dt.unsqueeze(-1) * x).unsqueeze(-1) * B.unsqueeze(-2)
+    return (h @ C.unsqueeze(-1)).squeeze(-1) + D.unsqueeze(-1) * x, h
+
+
+def ssd_reference(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
+    """`ssd_step` token after token, from an empty state: what the chunked form must equal. Time is the second dimension."""
+    h, out = x.new_zeros(*x.shape[:1], *x.shape[2:], B.shape[-1]), []
+    for t in range(x.shape[1]):
+        y, h = ssd_step(x[:, t], dt[:, t], A, B[:, t], C[:, t], D, h)
+        out.append(y)
+    return torch.stack(out, dim=1), h
+
+
+def ssd(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, chunk: int = 64
+) -> tuple[Tensor, Tensor]:
+    """The same over a whole sequence in chunks (Dao & Gu 2024, listing 1).
+
+    x: (batch, time, heads, head); dt: (batch, time, heads); A, D: (heads,); B, C: (batch, time, groups, state).
+    Returns y like x and the last state (batch, heads, head, state).
+    """
+    batch, time, heads, head = x.shape
+    groups, state = B.shape[2:]
+    chunks = -(-time // chunk)
+    length = -(-time // chunks)
+    if fill := chunks * length - time:  # dt = 0 neither decays nor adds
+        x, dt, B, C = (F.pad(part, (0, 0) * (part.ndim - 2) + (0, fill)) for part in (x, dt, B, C))
+    x, dt, B, C = (part.unflatten(1, (chunks, length)) for part in (x, dt, B, C))
+    B, C = (part.transpose(2, 3).contiguous() for part in (B, C))  # (batch, chunks, groups, length, state)
+    dt = dt.transpose(2, 3)  # (batch, chunks, heads, length)
+    total = (dt * A.unsqueeze(-1)).cumsum(-1)  # ln of the decay since the chunk began
+
+    # Inside a chunk: from s to t ≥ s.
+    later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+    mask = (total.unsqueeze(-1) - total.unsqueeze(-2)).masked_fill(later, -math.inf).exp()  # (…, heads, length, length)
+    scores = C @ B.transpose(-1, -2)  # (batch, chunks, groups, length, length)
+    weights = scores.repeat_interleave(heads // groups, dim=2) * mask if groups > 1 else scores * mask
+    given = (x * dt.transpose(2, 3).unsqueeze(-1)).transpose(2, 3)  # dt·x: (batch, chunks, heads, length, head)
+    y = weights @ given
+
+    # Between chunks: what each one leaves, carried on from one to the next.
+    fade = (total[..., -1:] - total).exp().unsqueeze(-1)  # from s to the end of the chunk
+    left = _per_group(given * fade, groups).transpose(-1, -2) @ B  # (batch, chunks, groups, heads·head, state)
+    left = left.view(batch, chunks, heads, head, state)
+    whole = total[..., -1].exp()[..., None, None]
+    h, starts = torch.zeros_like(left[:, 0]), []
+    for k in range(chunks):
+        starts.append(h)
+        h = left[:, k] + whole[:, k] * h
+    if chunks > 1:
+        start = torch.stack(starts, dim=1).view(batch, chunks, groups, -1, state)
+        read = C @ start.transpose(-1, -2)  # (batch, chunks, groups, length, heads·head)
+        read = read.unflatten(-1, (-1, head)).transpose(3, 4).flatten(2, 3)  # (batch, chunks, heads, length, head)
+        y = torch.addcmul(y, read, total.exp().unsqueeze(-1))
+    y = torch.addcmul(y.transpose(2, 3), x, D.unsqueeze(-1))
+    return y.flatten(1, 2)[:, :time], h
+
+
+def _per_group(x: Tensor, groups: int) -> Tensor:
+    """(batch, chunks, heads, length, head) → (batch, chunks, groups, length, heads of a group · head)."""
+    return x.unflatten(2, (groups, -1)).transpose(3, 4).flatten(4)
+
+
+def scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    """`ssd`, by the authors' kernel where there is one. In float32, as the recurrence of every Mamba."""
+    dtype = x.dtype
+    if has_cuda_kernels(x):
+        from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+
+        return mamba_chunk_scan_combined(x, dt, A, B, C, chunk, D=D, return_final_states=True)
+    if dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type):
+        x, dt, B, C = (part.float() for part in (x, dt, B, C))
+    y, h = ssd(x, dt, A, B, C, D, chunk)
+    return y.to(dtype), h
+
+
+class GatedNorm(nn.Module):
+    """RMSNorm of y · silu(gate), each group of channels by itself (Dao & Gu 2024, section 7.1)."""
+
+    def __init__(self, width: int, groups: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.groups, self.eps = groups, eps
+
+    def forward(self, y: Tensor, gate: Tensor) -> Tensor:
+        y = kernels.swiglu(gate, y)
+        if self.groups == 1:
+            return kernels.rms_norm(y, self.weight, self.eps)
+        size = y.shape[-1] // self.groups
+        return F.rms_norm(y.unflatten(-1, (self.groups, size)), (size,), None, self.eps).flatten(-2) * self.weight
+
+
+class Mixer(nn.Module):
+    """Mixes over time: one projection for everything, convolve, scan, gate and normalise, narrow (Dao & Gu 2024, figure 6)."""
+
+    def __init__(self, config: Mamba2Config):
+        super().__init__()
+        self.config, inner = config, config.intermediate_size
+        self.split = inner, inner + 2 * config.n_groups * config.state_size, config.num_heads  # gate, (x, B, C), dt
+        self.in_proj = nn.Linear(config.hidden_size, sum(self.split), bias=False)
+        self.conv1d = nn.Conv1d(self.split[1], self.split[1], config.conv_kernel, groups=self.split[1], bias=config.use_conv_bias)
+        self.dt_bias = nn.Parameter(torch.zeros(config.num_heads))
+        self.A_log = nn.Parameter(torch.arange(1.0, config.num_heads + 1).log())
+        self.D = nn.Parameter(torch.ones(config.num_heads))
+        self.norm = GatedNorm(inner, config.n_groups, config.layer_norm_epsilon)
+        self.out_proj = nn.Linear(inner, config.hidden_size, bias=False)
+
+    def _parts(self, xBC: Tensor, dt: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """x (…, heads, head), dt (…, heads), A (heads,), B and C (…, groups, state), D (heads,)."""
+        config = self.config
+        shared = config.n_groups * config.state_size
+        x, B, C = xBC.split((config.intermediate_size, shared, shared), dim=-1)
+        B, C = (part.unflatten(-1, (config.n_groups, -1)) for part in (B, C))
+        dt = F.softplus(dt + self.dt_bias)
+        if config.time_step_limit != (0.0, math.inf):
+            dt = dt.clamp(*config.time_step_limit)
+        return x.unflatten(-1, (config.num_heads, -1)), dt, -torch.exp(self.A_log), B, C, self.D
+
+    def forward(self, u: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """u: (batch, time, width) → the same shape, and the state after the last token: (past inputs, h)."""
+        gate, xBC, dt = self.in_proj(u).split(self.split, dim=-1)
+        past = scans.last_inputs(xBC.detach(), self.config.conv_kernel - 1)
+        xBC = scans.causal_conv(xBC, self.conv1d.weight.squeeze(1), self.conv1d.bias)
+        y, h = scan(*self._parts(xBC, dt), self.config.chunk_size)
+        return self.out_proj(self.norm(y.flatten(2), gate)), (past, h)
+
+    def step(self, u: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """One token. u: (batch, width) → (batch, width) and the new state."""
+        config = self.config
+        gate, xBC, dt = self.in_proj(u).split(self.split, dim=-1)
+        if state is None:
+            past = u.new_zeros(len(u), config.conv_kernel - 1, self.split[1])
+            state = past, u.new_zeros(len(u), config.num_heads, config.head_dim, config.state_size)
+        xBC, past = scans.causal_conv_step(xBC, state[0], self.conv1d.weight.squeeze(1), self.conv1d.bias)
+        y, h = ssd_step(*self._parts(xBC, dt), state[1])
+        return self.out_proj(self.norm(y.flatten(1), gate)), (past, h)
+
+
+def scan_flops_per_token(config: Mamba2Config) -> float:
+    """Of one layer, forward and backward: inside chunks (scores and weights), and two products with the state."""
+    inner, shared = config.intermediate_size, config.n_groups * config.state_size
+    return 6.0 * (config.chunk_size * (shared + inner) + 2 * inner * config.state_size)
+
+
+class Mamba2(StateSpaceModel):
+    """Mamba-2 causal language model with random weights."""
+
+    def __init__(self, config: Mamba2Config, seed: int | None = None):
+        super().__init__(config, [Mixer(config) for _ in range(config.num_hidden_layers)])
+        initialize(self, seed)
+
+    def flops_per_token(self, context: int) -> float:
+        """Floating-point operations of one training token, forward and backward; the same for every context."""
+        return self.matrix_flops_per_token() + self.config.num_hidden_layers * scan_flops_per_token(self.config)
