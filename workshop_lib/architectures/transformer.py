@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -22,7 +23,7 @@ from workshop_lib import WorkshopError
 from workshop_lib.architectures import kernels
 from workshop_lib.architectures.language_model import LanguageModel, check_sizes
 
-Cache = tuple[Tensor, Tensor]  # keys and values of one layer, (batch, kv heads, positions, head) each
+Cache = tuple[Tensor, ...]  # what a layer keeps of the past: here keys and values, (batch, kv heads, positions, head) each
 
 
 @dataclass(frozen=True)
@@ -124,11 +125,11 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """SwiGLU feed-forward: down(silu(gate(x)) · up(x)) (Shazeer 2020, arXiv 2002.05202)."""
 
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, width: int, inner: int):
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = nn.Linear(width, inner, bias=False)
+        self.up_proj = nn.Linear(width, inner, bias=False)
+        self.down_proj = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(kernels.swiglu(self.gate_proj(x), self.up_proj(x)))
@@ -137,12 +138,12 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Normalise, mix over time, add; normalise, mix over width, add."""
 
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, width: int, eps: float, attention: nn.Module, mlp: nn.Module):
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(width, eps)
+        self.self_attn = attention
+        self.post_attention_layernorm = RMSNorm(width, eps)
+        self.mlp = mlp
 
     def forward(self, x: Tensor, turn: Tensor) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), turn)
@@ -156,14 +157,17 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks, last norm: what transformers calls ``model`` inside a ``LlamaForCausalLM``."""
+    """Embedding, blocks, last norm: what transformers calls ``model`` inside a ``LlamaForCausalLM``.
 
-    def __init__(self, config: TransformerConfig):
+    `rotary`: how many dimensions of a head carry the position.
+    """
+
+    def __init__(self, config: TransformerConfig, blocks: Iterable[Block], rotary: int):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(blocks)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        turn = rotary_table(config.max_position_embeddings, config.head_dim, config.rope_theta)
+        turn = rotary_table(config.max_position_embeddings, rotary, config.rope_theta)
         self.register_buffer("turn", turn, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -190,14 +194,22 @@ class Transformer(LanguageModel):
     def __init__(self, config: TransformerConfig, seed: int | None = None):
         super().__init__()
         self.config = config
-        self.model = Decoder(config)
+        self.model = self._decoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
         generator = torch.Generator().manual_seed(seed) if seed is not None else None
         for parameter in self.parameters():
-            if parameter.ndim == 2:  # norms stay at one
+            if parameter.ndim >= 2:  # norms stay at one
                 nn.init.normal_(parameter, std=config.initializer_range, generator=generator)
+
+    @staticmethod
+    def _decoder(config: TransformerConfig) -> Decoder:
+        def block() -> Block:
+            mlp = MLP(config.hidden_size, config.intermediate_size)
+            return Block(config.hidden_size, config.rms_norm_eps, Attention(config), mlp)
+
+        return Decoder(config, (block() for _ in range(config.num_hidden_layers)), config.head_dim)
 
     def hidden(self, input_ids: Tensor) -> Tensor:
         """Raises WorkshopError when the text is longer than the context."""
