@@ -7,6 +7,7 @@ it is computed so, with matrix products; between chunks a state is carried on ("
 Notable choices
 - The parameters carry the names of transformers' ``Mamba2ForCausalLM``: a state dict goes both ways, and the logits agree.
 - Decays are exponentials of differences of cumulative sums, masked before the exponential: every exponent is ≤ 0.
+- The gradient is written by hand, because autograd would keep and multiply (length × length) matrices it does not need.
 - Heads of a group share B and C, so their states are one product: (state × chunk) @ (chunk × heads·head).
 - On a GPU with ``mamba_ssm`` its kernel does the scan.
 """
@@ -108,54 +109,90 @@ def ssd_reference(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Ten
     return torch.stack(out, dim=1), h
 
 
+class _Ssd(torch.autograd.Function):
+    """Inside and between chunks, with the gradient written by hand; shapes as in `ssd`, cut into chunks.
+
+    v = dt·x: (batch, chunks, heads, length, head); total, ln of the decay since the chunk began: (batch, chunks, heads, length);
+    B, C: (batch, chunks, groups, length, state).
+    The gradient of `total` needs no product with the mask: where a factor exp(total_t − total_s) stands, its derivative is
+    (gradient · what it multiplies), so token t gets dy_t·y_t, and token s gives v_s·dv_s away.
+    """
+
+    @staticmethod
+    def forward(ctx, v: Tensor, total: Tensor, B: Tensor, C: Tensor):
+        groups, heads = B.shape[2], v.shape[2]
+        # Between two tokens of a chunk. What lies above the diagonal is set to exp(0) first and to zero with the scores.
+        mask = (total.unsqueeze(-1) - total.unsqueeze(-2)).clamp_(max=0).exp_()  # (…, heads, length, length)
+        scores = (C @ B.transpose(-1, -2)).tril_()  # (batch, chunks, groups, length, length)
+        y = _weights(scores, mask) @ v
+        # Between chunks: what each one leaves, carried on from one to the next.
+        fade = (total[..., -1:] - total).exp_().unsqueeze(-1)  # from s to the end of the chunk
+        left = _joined(v * fade, groups).transpose(-1, -2) @ B  # (batch, chunks, groups, heads·head, state)
+        whole = total[..., -1].exp().repeat_interleave(v.shape[-1], -1).view(*left.shape[:-1], 1)
+        start = torch.zeros_like(left)
+        for k in range(1, left.shape[1]):
+            torch.addcmul(left[:, k - 1], whole[:, k - 1], start[:, k - 1], out=start[:, k])
+        since = total.exp().unsqueeze(-1)
+        y.addcmul_(_by_head(C @ start.transpose(-1, -2), heads), since)
+        last = torch.addcmul(left[:, -1], whole[:, -1], start[:, -1]).view(len(v), heads, v.shape[-1], -1)
+        ctx.save_for_backward(v, y, B, C, mask, scores, fade, since, start, whole)
+        ctx.mark_non_differentiable(last)
+        return y, last
+
+    @staticmethod
+    def backward(ctx, dy: Tensor, _):
+        v, y, B, C, mask, scores, fade, since, start, whole = ctx.saved_tensors
+        groups, heads = B.shape[2], v.shape[2]
+        dy = dy.contiguous()
+        dv = _weights(scores, mask).transpose(-1, -2) @ dy
+        dscores = (dy @ v.transpose(-1, -2)).mul_(mask)
+        dscores = dscores.unflatten(2, (groups, -1)).sum(3).tril_()
+        got = _joined(dy * since, groups)  # gradient of C·start
+        dC = torch.matmul(dscores, B) + got @ start
+        dB = torch.matmul(dscores.transpose(-1, -2), C)
+        dstart = got.transpose(-1, -2) @ C
+        end = torch.zeros_like(start)  # gradient of what a chunk passes on
+        for k in range(start.shape[1] - 1, 0, -1):
+            torch.addcmul(dstart[:, k], whole[:, k], end[:, k], out=end[:, k - 1])
+        dB += _joined(v * fade, groups) @ end
+        dv.addcmul_(_by_head(B @ end.transpose(-1, -2), heads), fade)
+        dtotal = torch.linalg.vecdot(dy, y) - torch.linalg.vecdot(v, dv)
+        passed = (end[:, :-1] * start[:, 1:]).sum(-1)  # the end of the chunk decays all that it passes on
+        dtotal[:, :-1, :, -1] += passed.view(*passed.shape[:2], heads, v.shape[-1]).sum(-1)
+        return dv, dtotal, dB, dC
+
+
+def _weights(scores: Tensor, mask: Tensor) -> Tensor:
+    return (scores.unsqueeze(3) * mask.unflatten(2, (scores.shape[2], -1))).flatten(2, 3)
+
+
+def _joined(x: Tensor, groups: int) -> Tensor:
+    """(batch, chunks, heads, length, head) → (batch, chunks, groups, length, heads of a group · head)."""
+    return x.unflatten(2, (groups, -1)).transpose(3, 4).flatten(4)
+
+
+def _by_head(x: Tensor, heads: int) -> Tensor:
+    """The way back: (batch, chunks, groups, length, heads of a group · head) → (batch, chunks, heads, length, head)."""
+    return x.unflatten(4, (heads // x.shape[2], -1)).transpose(3, 4).flatten(2, 3)
+
+
 def ssd(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, chunk: int = 64
 ) -> tuple[Tensor, Tensor]:
     """The same over a whole sequence in chunks (Dao & Gu 2024, listing 1).
 
     x: (batch, time, heads, head); dt: (batch, time, heads); A, D: (heads,); B, C: (batch, time, groups, state).
-    Returns y like x and the last state (batch, heads, head, state).
+    Returns y like x and the last state (batch, heads, head, state), which has no gradient.
     """
-    batch, time, heads, head = x.shape
-    groups, state = B.shape[2:]
+    time = x.shape[1]
     chunks = -(-time // chunk)
     length = -(-time // chunks)
-    if fill := chunks * length - time:  # dt = 0 neither decays nor adds
-        x, dt, B, C = (F.pad(part, (0, 0) * (part.ndim - 2) + (0, fill)) for part in (x, dt, B, C))
-    x, dt, B, C = (part.unflatten(1, (chunks, length)) for part in (x, dt, B, C))
-    B, C = (part.transpose(2, 3).contiguous() for part in (B, C))  # (batch, chunks, groups, length, state)
-    dt = dt.transpose(2, 3)  # (batch, chunks, heads, length)
-    total = (dt * A.unsqueeze(-1)).cumsum(-1)  # ln of the decay since the chunk began
-
-    # Inside a chunk: from s to t ≥ s.
-    later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-    mask = (total.unsqueeze(-1) - total.unsqueeze(-2)).masked_fill(later, -math.inf).exp()  # (…, heads, length, length)
-    scores = C @ B.transpose(-1, -2)  # (batch, chunks, groups, length, length)
-    weights = scores.repeat_interleave(heads // groups, dim=2) * mask if groups > 1 else scores * mask
-    given = (x * dt.transpose(2, 3).unsqueeze(-1)).transpose(2, 3)  # dt·x: (batch, chunks, heads, length, head)
-    y = weights @ given
-
-    # Between chunks: what each one leaves, carried on from one to the next.
-    fade = (total[..., -1:] - total).exp().unsqueeze(-1)  # from s to the end of the chunk
-    left = _per_group(given * fade, groups).transpose(-1, -2) @ B  # (batch, chunks, groups, heads·head, state)
-    left = left.view(batch, chunks, heads, head, state)
-    whole = total[..., -1].exp()[..., None, None]
-    h, starts = torch.zeros_like(left[:, 0]), []
-    for k in range(chunks):
-        starts.append(h)
-        h = left[:, k] + whole[:, k] * h
-    if chunks > 1:
-        start = torch.stack(starts, dim=1).view(batch, chunks, groups, -1, state)
-        read = C @ start.transpose(-1, -2)  # (batch, chunks, groups, length, heads·head)
-        read = read.unflatten(-1, (-1, head)).transpose(3, 4).flatten(2, 3)  # (batch, chunks, heads, length, head)
-        y = torch.addcmul(y, read, total.exp().unsqueeze(-1))
-    y = torch.addcmul(y.transpose(2, 3), x, D.unsqueeze(-1))
-    return y.flatten(1, 2)[:, :time], h
-
-
-def _per_group(x: Tensor, groups: int) -> Tensor:
-    """(batch, chunks, heads, length, head) → (batch, chunks, groups, length, heads of a group · head)."""
-    return x.unflatten(2, (groups, -1)).transpose(3, 4).flatten(4)
+    steps = (F.pad(part, (0, 0) * (part.ndim - 2) + (0, chunks * length - time)) for part in (x, dt, B, C))
+    v, dt, B, C = (part.unflatten(1, (chunks, length)).transpose(2, 3) for part in steps)  # dt = 0 neither decays nor adds
+    total = (dt * A.unsqueeze(-1)).cumsum(-1)
+    y, h = _Ssd.apply(v * dt.unsqueeze(-1), total, B.contiguous(), C.contiguous())
+    y = y.transpose(2, 3).flatten(1, 2)[:, :time]
+    return torch.addcmul(y, x, D.unsqueeze(-1)), h
 
 
 def scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
