@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workshop_lib import WorkshopError
-from workshop_lib.architectures.language_model import LanguageModel
+from workshop_lib.architectures.language_model import LanguageModel, check_sizes
 
 CHUNK = 16  # tokens; a share of at least 0.545 a token leaves 6e-5 of 1 after 16, whose reciprocal float32 still holds well
 FASTEST_DECAY = math.exp(-0.5)  # −log of the smallest share that a token can keep: exp(−0.607) = 0.545
@@ -117,10 +117,8 @@ class RwkvConfig:
     initializer_range: float = 0.02  # of the embeddings
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_size", "decay_rank",
-                     "rate_rank", "value_rank", "gate_rank"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise WorkshopError(f"{name}이(가) {getattr(self, name)}이다. 1 이상이어야 한다.")
+        ranks = ("decay_rank", "rate_rank", "value_rank", "gate_rank")
+        check_sizes(self, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_size", *ranks)
         if self.hidden_size % self.head_size:
             raise WorkshopError(
                 f"hidden_size {self.hidden_size}는 헤드 너비 {self.head_size}로 나누어떨어져야 한다. 둘 중 하나를 바꾼다."
