@@ -307,6 +307,23 @@ def test_the_gradient_reaches_every_parameter():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.parametrize("autocast", [True, False])
+def test_in_bf16_the_state_stays_in_float32(autocast):
+    exact, rough = restless(SMALL), restless(SMALL)
+    ids = torch.randint(0, 97, (2, 40), generator=torch.Generator().manual_seed(0))
+    if not autocast:
+        rough = rough.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        rough(ids[:, :-1], ids[:, 1:].contiguous()).backward()
+        logits = rough(ids)
+        last, state = rough.prefill(ids)
+        step, state = rough.step(ids[:, 0], state)
+    assert all(p.grad.isfinite().all() for p in rough.parameters())
+    assert state[0][1].dtype == torch.float32
+    assert (logits.float() - exact(ids)).abs().mean() < 0.05 * exact(ids).std()
+    assert (last - logits[:, -1]).abs().max() < 0.1 and step.isfinite().all()
+
+
 def test_the_same_seed_gives_the_same_weights():
     a, b, c = (Rwkv(SMALL, seed=seed).state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(a[name], b[name]) for name in a)

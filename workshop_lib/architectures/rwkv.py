@@ -170,8 +170,21 @@ class TimeMix(nn.Module):
             v = v.lerp(first.flatten(-2), torch.sigmoid(F.linear(xv @ self.v1, self.v2.t(), self.v0)))
         r, decay, k, v, rate, removal = (y.unflatten(-1, (self.heads, -1)) for y in (r, decay, k, v, rate, k * self.k_k))
         removal = F.normalize(removal, dim=-1)  # κ, of length 1
-        k = k * torch.lerp(rate.new_ones(()), rate, self.k_a.view(self.heads, -1))
+        k = k * torch.lerp(rate.new_ones(()), rate, self.k_a.view(self.heads, -1).to(rate.dtype))
         return r, decay, k, v, -removal, removal * rate, gate
+
+    @staticmethod
+    def recall(table: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """What the state answers to each token, (batch, time, heads, head), and the state after them; in float32 or better."""
+        dtype = inputs[0].dtype
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            r, decay, k, v, a, b = (x.float() if x.dtype.itemsize < 4 else x for x in inputs)
+            if r.shape[1] > 1 or table is None:
+                y, table = chunked(r, decay, k, v, a, b, table)
+            else:
+                y, table = state_step(*(x.squeeze(1) for x in (r, decay.exp(), k, v, a, b)), table)
+                y = y.unsqueeze(1)
+        return y.to(dtype), table
 
     def write(self, y: Tensor, r: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
         """From what the state answered to what the block adds: norm of each head, bonus for the token itself, gate, output."""
@@ -210,11 +223,7 @@ class Block(nn.Module):
         x = self.ln0(x) if self.ln0 is not None else x
         inner = self.ln1(x)
         r, decay, k, v, a, b, gate = self.att.read(inner, _shifted(inner, left), first)
-        if x.shape[1] == 1 and table is not None:
-            y, table = state_step(*(z.squeeze(1) for z in (r, decay.exp(), k, v, a, b)), table)
-            y = y.unsqueeze(1)
-        else:
-            y, table = chunked(r, decay, k, v, a, b, table)
+        y, table = self.att.recall(table, r, decay, k, v, a, b)
         x = x + self.att.write(y, r, k, v, gate)
         channel = self.ln2(x)
         x = x + self.ffn(channel, _shifted(channel, left_channel))
