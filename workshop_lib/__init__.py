@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 
 # OpenMP threads that spin while they wait make a busy laptop several times slower. Read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# torch's profiler (memory measurements of week 4) announces every start and stop on stderr. Read at the same moment.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 class WorkshopError(ValueError):

@@ -26,6 +26,11 @@ HIGHLIGHTS = {
     "tokenizer": {
         "vocab_size": "어휘 크기", "chars_per_token": "토큰당 글자", "roundtrip_failures": "왕복 실패",
     },
+    "comparison": {
+        "val_bpc_transformer": "검증 BPC(Transformer)", "val_bpc_mamba2": "검증 BPC(Mamba-2)", "val_bpc_rwkv": "검증 BPC(RWKV-7)",
+        "val_bpc_hybrid": "검증 BPC(하이브리드)", "prefill_exponent_transformer": "읽는 시간의 지수(Transformer)",
+        "prefill_exponent_mamba2": "읽는 시간의 지수(Mamba-2)",
+    },
     "base_model": {
         "params": "파라미터", "train_tokens": "학습 토큰", "val_bpc": "검증 BPC", "ngram_bpc": "5-gram BPC",
         "unigram_bpc": "유니그램 BPC", "tokens_per_s": "초당 토큰", "mfu": "MFU",

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from workshop_lib import WorkshopError
 
+TABLES = ("A_log",)  # parameters of two axes that multiply nothing as a matrix: a rate for each channel and state
+
 
 def cosine_with_warmup(step: int, steps: int, peak: float, warmup: int, floor: float = 0.0) -> float:
     """Learning rate of step 0, 1, …, steps − 1: a straight line up to `peak`, then half a cosine down to `floor`.
@@ -96,7 +98,7 @@ class Muon(torch.optim.Optimizer):
 
     The update is scaled by 0.2 · √(longer side), which gives it AdamW's size, so that one learning rate serves both
     (Liu et al. 2025, Moonlight). torch.optim.Muon does its products in bf16, which most CPUs do slowly: this one keeps float32
-    and takes all matrices of one shape together.
+    and takes all matrices of one shape together. A parameter of three axes is a stack of matrices (a mixture's experts).
     """
 
     def __init__(self, parameters, lr: float, weight_decay: float = 0.1, momentum: float = 0.95, iterations: int = 5):
@@ -117,10 +119,11 @@ class Muon(torch.optim.Optimizer):
                         state["momentum"] = torch.zeros_like(parameter)
                     momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
                     pushes.append(parameter.grad.lerp(momentum, group["momentum"]))  # Nesterov
-                updates = orthogonalized(torch.stack(pushes), group["iterations"])
+                matrices = torch.stack(pushes).flatten(0, -3)  # a stack of stacks is a longer stack
+                updates = orthogonalized(matrices, group["iterations"]).view(len(pushes), *shape)
                 for parameter, update in zip(parameters, updates):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(update, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
+                    parameter.add_(update, alpha=-group["lr"] * 0.2 * max(shape[-2:]) ** 0.5)
 
 
 def optimizers(model: nn.Module, settings) -> list[torch.optim.Optimizer]:
@@ -131,10 +134,13 @@ def optimizers(model: nn.Module, settings) -> list[torch.optim.Optimizer]:
     if settings.optimizer not in ("adamw", "muon"):
         raise WorkshopError(f"최적화기 '{settings.optimizer}'은(는) 없다. adamw와 muon 가운데 하나를 쓴다.")
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    tables = {name for name, _ in named if name.endswith(TABLES)}
     outer = {name for name, _ in named if "embed" in name or "lm_head" in name}
-    hidden = {name for name, p in named if settings.optimizer == "muon" and p.ndim == 2} - outer
-    groups = [group | {"scale": 1.0} for group in decay_groups([x for x in named if x[0] not in hidden | outer],
+    products = {name for name, p in named if p.ndim == 2 or p.ndim == 3 and p.shape[1] > 1}  # a depthwise convolution is none
+    hidden = products - tables - outer if settings.optimizer == "muon" else set()
+    groups = [group | {"scale": 1.0} for group in decay_groups([x for x in named if x[0] not in hidden | outer | tables],
                                                                settings.weight_decay)]
+    groups.append({"params": [p for name, p in named if name in tables], "weight_decay": 0.0, "scale": 1.0})
     groups += [group | {"scale": settings.embedding_rate} for group in decay_groups([x for x in named if x[0] in outer],
                                                                                     settings.weight_decay)]
     betas = (settings.beta1, settings.beta2)

@@ -59,13 +59,15 @@ def train(
     stop: int | None = None,
     sample: Callable[[nn.Module], list[str]] | None = None,
     progress: bool = True,
+    peak: float | None = None,
 ) -> Run:
     """Train `model` on a stream of token ids for `settings.steps` steps.
 
     tokens: (tokens,) ids. `validation`: measured every `evaluate_every` steps and at the end. `checkpoint`: a file; when it
     exists the run goes on from it. `stop`: return before this step, as an interruption would. `sample`: called
-    every `sample_every` steps, returns texts. Raises WorkshopError when the corpus is shorter than one context, when the loss
-    is no longer a number, or when the checkpoint belongs to another run.
+    every `sample_every` steps, returns texts. `peak`: the machine's operations a second where they are known; None: measured here.
+    Raises WorkshopError when the corpus is shorter than one context, when the loss is no longer a number, or when the
+    checkpoint belongs to another run.
     """
     device = next(model.parameters()).device
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -76,7 +78,7 @@ def train(
         run = Run(**load_checkpoint(checkpoint, model, steppers, identity))
     network = _wrapped(model, settings, ranks)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    peak, flops = matmul_peak(settings), flops_per_token(model, settings.context)
+    best, flops = peak or matmul_peak(settings), flops_per_token(model, settings.context)
     bar = display.progress(total=settings.steps, initial=run.step, desc="사전학습", disable=not (progress and rank == 0))
     with fast_arithmetic(settings):
         while run.step < min(settings.steps, settings.steps if stop is None else stop):
@@ -98,8 +100,8 @@ def train(
             run.rates.append(rate)
             last = run.step == settings.steps
             if last or run.step % settings.evaluate_every == 0:
-                peak = max(peak, matmul_peak(settings))  # on a machine that others use too, the best moment is the peak
-                run.history.append(_measure(run, model, settings, validation, flops, peak))
+                best = peak or max(best, matmul_peak(settings))  # on a machine that others use too, the best moment is the peak
+                run.history.append(_measure(run, model, settings, validation, flops, best))
             if sample is not None and (last or run.step % settings.sample_every == 0):
                 run.samples += [{"step": run.step, "text": text} for text in sample(model)]
             if checkpoint is not None and rank == 0 and (last or run.step % settings.checkpoint_every == 0):

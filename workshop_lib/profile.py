@@ -80,6 +80,42 @@ class BaseModelSettings:
 
 
 @dataclass(frozen=True)
+class ComparisonSettings:
+    """Week 4. The budget that every architecture gets, the lengths at which their costs are measured, and the long stream."""
+
+    parameters: int  # of each model, embeddings included
+    width: int
+    layers: int  # pairs of a mixing and a feed-forward part; architectures without the second have a third more
+    context: int
+    batch_size: int
+    steps: int
+    learning_rate: float
+    lengths: tuple[int, ...] = (128, 256, 512, 1_024, 2_048, 4_096)
+    repeats: int = 3  # timings a length, after a warm-up
+    stream_tokens: int = 4_096
+    streams: int = 4
+    optimizer: str = "muon"
+    muon_iterations: int = 5
+    embedding_rate: float = 1.0
+    schedule: str = "wsd"
+    warmup_steps: int = 10
+    decay_fraction: float = 0.9
+    final_fraction: float = 0.0
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip: float = 1.0
+    accumulation: int = 1
+    evaluate_every: int = 50
+    checkpoint_every: int = 1_000
+    sample_every: int = 1_000
+    validation_chars: int = 12_000  # held-out text of each source
+    dtype: str = "float32"
+    matmul_precision: str = "highest"
+    compile: bool = False
+
+
+@dataclass(frozen=True)
 class Profile:
     """`tiny`: 2 CPU cores, 4 GB. `small`: laptop or small GPU. `gpu`: one data-centre GPU and up."""
 
@@ -87,6 +123,7 @@ class Profile:
     seed: int
     corpus: CorpusSettings
     tokenizer: TokenizerSettings
+    comparison: ComparisonSettings
     base_model: BaseModelSettings
 
 
@@ -96,6 +133,9 @@ PROFILES = {
         seed=0,
         corpus=CorpusSettings(crawl_pages=3_000, stories=6_000),
         tokenizer=TokenizerSettings(vocab_size=2_048, train_chars=2_000_000, max_length=128),
+        comparison=ComparisonSettings(
+            parameters=500_000, width=96, layers=3, context=128, batch_size=16, steps=100, learning_rate=1e-2, evaluate_every=25,
+        ),
         base_model=BaseModelSettings(
             # Of what 2 cores do in a minute: narrow and many tokens beats wide and few, Muon beats AdamW, an early decay a late one.
             hidden_size=128, layers=4, heads=2, kv_heads=2, intermediate_size=384,
@@ -108,6 +148,9 @@ PROFILES = {
         seed=0,
         corpus=CorpusSettings(crawl_pages=20_000, stories=60_000),
         tokenizer=TokenizerSettings(vocab_size=8_192, train_chars=20_000_000, max_length=256),
+        comparison=ComparisonSettings(
+            parameters=8_000_000, width=256, layers=6, context=256, batch_size=16, steps=500, learning_rate=5e-3, evaluate_every=50,
+        ),
         base_model=BaseModelSettings(
             # The recipe of benchmarks/speedrun.py at the size that 2 cores train in an hour.
             hidden_size=320, layers=6, heads=5, kv_heads=5, intermediate_size=896, tie_embeddings=False,
@@ -121,6 +164,10 @@ PROFILES = {
         seed=0,
         corpus=CorpusSettings(crawl_pages=100_000, stories=400_000),
         tokenizer=TokenizerSettings(vocab_size=32_768, train_chars=200_000_000, max_length=1_024),
+        comparison=ComparisonSettings(
+            parameters=60_000_000, width=512, layers=10, context=512, batch_size=64, steps=4_000, learning_rate=2e-3, warmup_steps=100,
+            evaluate_every=250, validation_chars=100_000, dtype="bfloat16", matmul_precision="high",
+        ),
         base_model=BaseModelSettings(
             hidden_size=768, layers=12, heads=12, kv_heads=12, intermediate_size=2_048,
             context=1_024, batch_size=256, steps=20_000, learning_rate=6e-4,

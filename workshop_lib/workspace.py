@@ -69,6 +69,7 @@ STAGES = {
         Stage("environment", 1, "환경 점검", "workshop_lib.environment:build"),
         Stage("corpus", 2, "말뭉치 정제", "workshop_lib.cleaning:build"),
         Stage("tokenizer", 3, "토크나이저 학습", "workshop_lib.tokenization:build", ("corpus",)),
+        Stage("comparison", 4, "구조 비교", "workshop_lib.comparison:build", ("corpus", "tokenizer")),
         Stage("base_model", 5, "사전학습", "workshop_lib.pretraining:build", ("corpus", "tokenizer")),
     )
 }
