@@ -27,29 +27,25 @@ SLAB = 32_768  # numbers of one step that are worked on at a time: PyTorch gives
 class _CausalConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        time, width = x.shape[1], weight.shape[1]
-        padded = F.pad(x, (0, 0, width - 1, 0))
-        before = padded[:, :time] * weight[:, 0]
-        for j in range(1, width):
-            before.addcmul_(padded[:, j : j + time], weight[:, j])
-        if bias is not None:
-            before.add_(bias)
-        ctx.save_for_backward(padded, weight, before)
-        ctx.bias = bias is not None
+        taps = weight.t().flip(0)[: x.shape[1]].contiguous()  # (width, channels): taps[k] is for the token k steps ago
+        before = x * taps[0] if bias is None else torch.addcmul(bias, x, taps[0])
+        for k in range(1, len(taps)):
+            before[:, k:].addcmul_(x[:, :-k], taps[k])
+        ctx.save_for_backward(x, taps, before)
+        ctx.bias, ctx.width = bias is not None, weight.shape[1]
         return F.silu(before)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        padded, weight, before = ctx.saved_tensors
-        time, width = before.shape[1], weight.shape[1]
-        grad = torch.ops.aten.silu_backward(grad.contiguous(), before)
-        dpadded = torch.zeros_like(padded)
-        dweight = torch.empty_like(weight)
-        product = torch.empty_like(grad)
-        for j in range(width):
-            dpadded[:, j : j + time].addcmul_(grad, weight[:, j])
-            dweight[:, j] = torch.mul(grad, padded[:, j : j + time], out=product).sum((0, 1))
-        return dpadded[:, width - 1 :], dweight, grad.sum((0, 1)) if ctx.bias else None
+        x, taps, before = ctx.saved_tensors
+        grad = torch.ops.aten.silu_backward(grad, before)
+        dx, product = grad * taps[0], grad * x
+        dtaps = grad.new_zeros(ctx.width, x.shape[2])
+        dtaps[0] = product.sum((0, 1))
+        for k in range(1, len(taps)):
+            dx[:, :-k].addcmul_(grad[:, k:], taps[k])
+            dtaps[k] = torch.mul(grad[:, k:], x[:, :-k], out=product[:, k:]).sum((0, 1))
+        return dx, dtaps.flip(0).t(), grad.sum((0, 1)) if ctx.bias else None
 
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -80,7 +76,8 @@ def by_step(x: Tensor, length: int) -> Tensor:
     """
     batch, time = x.shape[:2]
     chunks = -(-time // length)
-    x = F.pad(x, (0, 0) * (x.ndim - 2) + (0, chunks * length - time))
+    if fill := chunks * length - time:
+        x = F.pad(x, (0, 0) * (x.ndim - 2) + (0, fill))
     return x.unflatten(1, (chunks, length)).permute(2, 1, 0, *range(3, x.ndim + 1)).flatten(1, 2).contiguous()
 
 
