@@ -187,6 +187,16 @@ def test_an_expert_reads_its_own_tokens_only(monkeypatch):
     assert read == [count for layer in counts for count in layer if count]
 
 
+def test_bfloat16_autocast_trains_and_decodes():
+    model, ids = MoE(SMALL, seed=0), torch.randint(0, 97, (2, 20))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(ids[:, :-1], ids[:, 1:].contiguous()).backward()
+        logits, state = model.eval().prefill(ids[:, :-1])
+        logits, state = model.step(ids[:, -1], state)
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    assert (logits - model(ids)[:, -1]).abs().max() < 0.02
+
+
 def test_active_parameters_and_flops():
     model = MoE(SMALL)
     expert = 3 * 64 * 24

@@ -240,6 +240,14 @@ def test_impossible_shapes_are_refused(wrong, message):
         TransformerConfig(**{"vocab_size": 10, "num_attention_heads": 4, **wrong})
 
 
+def test_bfloat16_autocast_decodes_too():
+    model, ids = Transformer(SMALL, seed=0), torch.randint(0, 97, (2, 20))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, state = model.prefill(ids[:, :-1])
+        logits, state = model.step(ids[:, -1], state)
+    assert (logits - model(ids)[:, -1]).abs().max() < 0.02
+
+
 def test_text_longer_than_the_context_is_refused():
     with pytest.raises(WorkshopError, match="33토큰이 모델의 문맥 길이 32보다 길다"):
         Transformer(SMALL)(torch.zeros(1, 33, dtype=torch.long))

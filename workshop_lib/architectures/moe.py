@@ -212,7 +212,8 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x: (tokens, width). Indices and weights of the chosen experts, (tokens, k), and each expert's number of tokens."""
-        scores = F.linear(x.float(), self.weight.float()).sigmoid()
+        with torch.autocast(x.device.type, enabled=False):  # close scores decide: they stay exact where the rest is bf16
+            scores = F.linear(x.float(), self.weight.float()).sigmoid()
         bias = self.e_score_correction_bias
         indices, weights = route(scores, bias, self.k, self.scale)
         counts = indices.flatten().bincount(minlength=len(bias))
