@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from workshop_lib import WorkshopError
 from workshop_lib.architectures import kernels, scans
-from workshop_lib.architectures.language_model import LanguageModel
+from workshop_lib.architectures.language_model import LanguageModel, check_sizes
 from workshop_lib.architectures.transformer import RMSNorm
 
 
@@ -44,7 +44,7 @@ class MambaConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
-        require_positive(self, "vocab_size", "hidden_size", "num_hidden_layers", "state_size", "expand", "conv_kernel")
+        check_sizes(self, "vocab_size", "hidden_size", "num_hidden_layers", "state_size", "expand", "conv_kernel")
         check_time_step(self)
         if self.time_step_rank < 0:
             raise WorkshopError(f"time_step_rank {self.time_step_rank}는 0 이상이어야 한다. 0이면 너비에 맞추어 정한다.")
@@ -67,14 +67,6 @@ class MambaConfig:
         from transformers import MambaConfig as HfConfig
 
         return HfConfig(**asdict(self), **extra)
-
-
-def require_positive(config, *names: str) -> None:
-    """Refuse a configuration with a field that is not a whole number ≥ 1."""
-    for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, int) or value < 1:
-            raise WorkshopError(f"{name} {value}는 1 이상의 정수여야 한다. 설정의 {name}을(를) 고친다.")
 
 
 def check_time_step(config) -> None:

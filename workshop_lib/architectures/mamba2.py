@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from workshop_lib import WorkshopError
 from workshop_lib.architectures import kernels, scans
-from workshop_lib.architectures.mamba import StateSpaceModel, check_time_step, has_cuda_kernels, initialize, require_positive
+from workshop_lib.architectures.language_model import check_sizes
+from workshop_lib.architectures.mamba import StateSpaceModel, check_time_step, has_cuda_kernels, initialize
 
 CHUNK = 64  # longer chunks cost more inside (their square) than they save between; the result is the same
 
@@ -51,19 +52,22 @@ class Mamba2Config:
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
-        require_positive(self, "vocab_size", "hidden_size", "num_hidden_layers", "num_heads", "head_dim", "state_size", "n_groups")
-        require_positive(self, "expand", "conv_kernel", "chunk_size")
+        check_sizes(self, "vocab_size", "hidden_size", "num_hidden_layers", "num_heads", "head_dim", "state_size", "n_groups")
+        check_sizes(self, "expand", "conv_kernel", "chunk_size")
         check_time_step(self)
         if self.num_heads * self.head_dim != self.expand * self.hidden_size:
             raise WorkshopError(
                 f"헤드 {self.num_heads}개 × 너비 {self.head_dim} = {self.num_heads * self.head_dim}은(는) "
                 f"expand × hidden_size = {self.expand * self.hidden_size}과 같아야 한다. num_heads나 head_dim을 고친다."
             )
-        check_groups(self)
+        check_groups(self.num_heads, self.n_groups)
 
-    @property
-    def intermediate_size(self) -> int:
-        return self.num_heads * self.head_dim
+    def mixer(self) -> MixerShape:
+        return MixerShape(
+            width=self.hidden_size, heads=self.num_heads, head=self.head_dim, state=self.state_size, groups=self.n_groups,
+            taps=self.conv_kernel, chunk=self.chunk_size, eps=self.layer_norm_epsilon, conv_bias=self.use_conv_bias,
+            dt_limit=self.time_step_limit,
+        )
 
     @classmethod
     def from_hf(cls, config) -> Mamba2Config:
@@ -80,12 +84,45 @@ class Mamba2Config:
         return HfConfig(**asdict(self), **extra)
 
 
-def check_groups(config) -> None:
+@dataclass(frozen=True)
+class MixerShape:
+    """What a mixer must know; the hybrid builds the same mixer from other fields."""
+
+    width: int
+    heads: int
+    head: int
+    state: int
+    groups: int
+    taps: int  # tokens that the short convolution sees
+    chunk: int
+    eps: float
+    conv_bias: bool
+    dt_limit: tuple[float, float]
+
+    @property
+    def inner(self) -> int:
+        return self.heads * self.head
+
+    @property
+    def split(self) -> tuple[int, int, int]:
+        """Widths of what `in_proj` gives: gate; x, B and C; dt."""
+        return self.inner, self.inner + 2 * self.groups * self.state, self.heads
+
+
+def check_groups(heads: int, groups: int) -> None:
     """Refuse heads that cannot be shared out evenly among the groups."""
-    if config.num_heads % config.n_groups:
-        raise WorkshopError(
-            f"헤드 {config.num_heads}개를 그룹 {config.n_groups}개로 고르게 나눌 수 없다. n_groups를 헤드 수의 약수로 고른다."
-        )
+    if heads % groups:
+        raise WorkshopError(f"헤드 {heads}개를 그룹 {groups}개로 고르게 나눌 수 없다. n_groups를 헤드 수의 약수로 고른다.")
+
+
+def decay_matrix(log_decay: Tensor) -> Tensor:
+    """What of token s is left at token t: the mask of state space duality (Dao & Gu 2024, section 3).
+
+    log_decay: (…, time), ≤ 0 → (…, time, time): exp(sum over s + 1 … t) for s ≤ t, 0 for s > t.
+    """
+    total = log_decay.cumsum(-1)
+    later = torch.ones(total.shape[-1:] * 2, dtype=torch.bool, device=total.device).triu(1)
+    return (total.unsqueeze(-1) - total.unsqueeze(-2)).masked_fill(later, -math.inf).exp()
 
 
 def ssd_step(
@@ -231,62 +268,59 @@ class GatedNorm(nn.Module):
 class Mixer(nn.Module):
     """Mixes over time: one projection for everything, convolve, scan, gate and normalise, narrow (Dao & Gu 2024, figure 6)."""
 
-    def __init__(self, config: Mamba2Config):
+    def __init__(self, shape: MixerShape):
         super().__init__()
-        self.config, inner = config, config.intermediate_size
-        self.split = inner, inner + 2 * config.n_groups * config.state_size, config.num_heads  # gate, (x, B, C), dt
-        self.in_proj = nn.Linear(config.hidden_size, sum(self.split), bias=False)
-        self.conv1d = nn.Conv1d(self.split[1], self.split[1], config.conv_kernel, groups=self.split[1], bias=config.use_conv_bias)
-        self.dt_bias = nn.Parameter(torch.zeros(config.num_heads))
-        self.A_log = nn.Parameter(torch.arange(1.0, config.num_heads + 1).log())
-        self.D = nn.Parameter(torch.ones(config.num_heads))
-        self.norm = GatedNorm(inner, config.n_groups, config.layer_norm_epsilon)
-        self.out_proj = nn.Linear(inner, config.hidden_size, bias=False)
+        self.shape, channels = shape, shape.split[1]
+        self.in_proj = nn.Linear(shape.width, sum(shape.split), bias=False)
+        self.conv1d = nn.Conv1d(channels, channels, shape.taps, groups=channels, bias=shape.conv_bias)
+        self.dt_bias = nn.Parameter(torch.zeros(shape.heads))
+        self.A_log = nn.Parameter(torch.arange(1.0, shape.heads + 1).log())
+        self.D = nn.Parameter(torch.ones(shape.heads))
+        self.norm = GatedNorm(shape.inner, shape.groups, shape.eps)
+        self.out_proj = nn.Linear(shape.inner, shape.width, bias=False)
 
     def _parts(self, xBC: Tensor, dt: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """x (…, heads, head), dt (…, heads), A (heads,), B and C (…, groups, state), D (heads,)."""
-        config = self.config
-        shared = config.n_groups * config.state_size
-        x, B, C = xBC.split((config.intermediate_size, shared, shared), dim=-1)
-        B, C = (part.unflatten(-1, (config.n_groups, -1)) for part in (B, C))
+        shape = self.shape
+        x, B, C = xBC.split((shape.inner, shape.groups * shape.state, shape.groups * shape.state), dim=-1)
+        B, C = (part.unflatten(-1, (shape.groups, -1)) for part in (B, C))
         dt = F.softplus(dt + self.dt_bias)
-        if config.time_step_limit != (0.0, math.inf):
-            dt = dt.clamp(*config.time_step_limit)
-        return x.unflatten(-1, (config.num_heads, -1)), dt, -torch.exp(self.A_log), B, C, self.D
+        if shape.dt_limit != (0.0, math.inf):
+            dt = dt.clamp(*shape.dt_limit)
+        return x.unflatten(-1, (shape.heads, -1)), dt, -torch.exp(self.A_log), B, C, self.D
 
     def forward(self, u: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """u: (batch, time, width) → the same shape, and the state after the last token: (past inputs, h)."""
-        gate, xBC, dt = self.in_proj(u).split(self.split, dim=-1)
-        past = scans.last_inputs(xBC.detach(), self.config.conv_kernel - 1)
+        gate, xBC, dt = self.in_proj(u).split(self.shape.split, dim=-1)
+        past = scans.last_inputs(xBC.detach(), self.shape.taps - 1)
         xBC = scans.causal_conv(xBC, self.conv1d.weight.squeeze(1), self.conv1d.bias)
-        y, h = scan(*self._parts(xBC, dt), self.config.chunk_size)
+        y, h = scan(*self._parts(xBC, dt), self.shape.chunk)
         return self.out_proj(self.norm(y.flatten(2), gate)), (past, h)
 
     def step(self, u: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """One token. u: (batch, width) → (batch, width) and the new state."""
-        config = self.config
-        gate, xBC, dt = self.in_proj(u).split(self.split, dim=-1)
+        shape = self.shape
+        gate, xBC, dt = self.in_proj(u).split(shape.split, dim=-1)
         if state is None:
-            past = u.new_zeros(len(u), config.conv_kernel - 1, self.split[1])
-            state = past, u.new_zeros(len(u), config.num_heads, config.head_dim, config.state_size)
+            past = u.new_zeros(len(u), shape.taps - 1, shape.split[1])
+            state = past, u.new_zeros(len(u), shape.heads, shape.head, shape.state)
         xBC, past = scans.causal_conv_step(xBC, state[0], self.conv1d.weight.squeeze(1), self.conv1d.bias)
         y, h = ssd_step(*self._parts(xBC, dt), state[1])
         return self.out_proj(self.norm(y.flatten(1), gate)), (past, h)
 
 
-def scan_flops_per_token(config: Mamba2Config) -> float:
+def scan_flops_per_token(shape: MixerShape) -> float:
     """Of one layer, forward and backward: inside chunks (scores and weights), and two products with the state."""
-    inner, shared = config.intermediate_size, config.n_groups * config.state_size
-    return 6.0 * (config.chunk_size * (shared + inner) + 2 * inner * config.state_size)
+    return 6.0 * (shape.chunk * (shape.groups * shape.state + shape.inner) + 2 * shape.inner * shape.state)
 
 
 class Mamba2(StateSpaceModel):
     """Mamba-2 causal language model with random weights."""
 
     def __init__(self, config: Mamba2Config, seed: int | None = None):
-        super().__init__(config, [Mixer(config) for _ in range(config.num_hidden_layers)])
+        super().__init__(config, [Mixer(config.mixer()) for _ in range(config.num_hidden_layers)])
         initialize(self, seed)
 
     def flops_per_token(self, context: int) -> float:
         """Floating-point operations of one training token, forward and backward; the same for every context."""
-        return self.matrix_flops_per_token() + self.config.num_hidden_layers * scan_flops_per_token(self.config)
+        return self.matrix_flops_per_token() + self.config.num_hidden_layers * scan_flops_per_token(self.config.mixer())
