@@ -190,9 +190,8 @@ class LatentAttention(nn.Module):
         unfold_k, unfold_v = self.kv_b_proj.weight.unflatten(0, (self.heads, -1)).split((self.nope, self.value), dim=1)
         asked = torch.einsum("bthn,hnl->bthl", q_nope, unfold_k)
         asked = torch.cat((asked, q_rope), dim=-1)  # (batch, 1, heads, latent + rope): the heads are queries of one head
-        scale = (self.nope + self.rope) ** -0.5
-        found = F.scaled_dot_product_attention(asked, cache, cache[..., : self.latent], scale=scale)
-        return torch.einsum("bthl,hvl->bthv", found, unfold_v)
+        found = F.scaled_dot_product_attention(asked, cache, cache, scale=(self.nope + self.rope) ** -0.5)
+        return torch.einsum("bthl,hvl->bthv", found[..., : self.latent], unfold_v)  # the turned dimensions are no part of a value
 
 
 def turned(x: Tensor, turn: Tensor) -> Tensor:
