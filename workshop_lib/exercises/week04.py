@@ -1,4 +1,4 @@
-"""Exercises of week 4: attention, rotary positions, the KV cache, Mamba's and RWKV's steps, routing, and what a cache costs."""
+"""Exercises of week 4: attention, rotary positions, the KV cache, Mamba's and RWKV's steps, decay, routing, what a cache costs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from workshop_lib.architectures.attention import cache_bytes_per_token, cached_attention_step, rotate, scaled_dot_product_attention
 from workshop_lib.architectures.mamba import selective_scan_step
+from workshop_lib.architectures.mamba2 import decay_matrix
 from workshop_lib.architectures.moe import balance, route
 from workshop_lib.architectures.rwkv import state_step
 from workshop_lib.exercises import Exercise, Mistake, checker
@@ -165,6 +166,23 @@ def _scan_in_place(x, dt, A, B, C, D, h):
     y, new = selective_scan_step(x, dt, A, B, C, D, h)
     h.copy_(new)
     return y, h
+
+
+# ---------------------------------------------------------------------------------------------- decay_matrix
+
+
+def _decay_cases():
+    return [(torch.tensor([0.9, 0.5, 0.8]).log(),), (-_shares(2, 3, 5, seed=1),), (-3 * _shares(1, 40, seed=2),)]
+
+
+def _decay(between=lambda total, log_decay: total.unsqueeze(-1) - total.unsqueeze(-2), fill=-math.inf, mask=True, transposed=False):
+    def decay(log_decay):
+        gap = between(log_decay.cumsum(-1), log_decay)
+        gap = gap.transpose(-1, -2) if transposed else gap
+        later = torch.ones(gap.shape[-2:], dtype=torch.bool).triu(1)
+        return (gap.masked_fill(later, fill) if mask else gap).exp()
+
+    return decay
 
 
 # ---------------------------------------------------------------------------------------------- state_step
@@ -348,6 +366,26 @@ EXERCISES = [
             Mistake(_scan(read_old=True), "고치기 전의 상태를 읽었다. 지금 토큰까지 쓴 새 상태에서 읽는다."),
             Mistake(_scan(swapped=True), "B와 C가 바뀌었다. B는 상태에 쓰는 방향, C는 읽는 방향이다."),
             Mistake(_scan_in_place, "받은 상태를 제자리에서 고쳤다. 새 텐서를 만들어 돌려준다."),
+        ),
+        tolerance=1e-5,
+    ),
+    Exercise(
+        name="decay_matrix", title="감쇠 마스크", difficulty=3, minutes=15, reference=decay_matrix, cases=_decay_cases,
+        hints=(
+            "s+1부터 t까지의 합은 누적 합 둘의 차이다.",
+            "`total = log_decay.cumsum(-1)`이면 합은 total[t] − total[s]이다. 행이 t, 열이 s가 되게 축을 하나씩 늘려 뺀다.",
+            "`total.unsqueeze(-1) - total.unsqueeze(-2)`에서 s > t인 자리(`triu(1)`)를 −∞로 두고 exp를 한다.",
+        ),
+        mistakes=(
+            Mistake(_decay(transposed=True, mask=True), "행과 열이 바뀌었다. 행이 읽는 자리 t, 열이 쓴 자리 s다."),
+            Mistake(_decay(mask=False), "미래를 가리지 않았다. s > t이면 0이어야 한다."),
+            Mistake(_decay(fill=0.0), "미래의 지수를 0으로 두었다. e^0은 1이므로 미래가 그대로 보인다. −∞로 둔다."),
+            Mistake(_decay(between=lambda total, log_decay: total.unsqueeze(-1) - total.unsqueeze(-2) + log_decay.unsqueeze(-2)),
+                    "s번째 감쇠까지 곱했다. 방금 쓴 것은 아직 줄지 않았으므로 대각선이 1이고, 합은 s+1부터다."),
+            Mistake(_decay(between=lambda total, log_decay: total.unsqueeze(-1).expand(*total.shape, total.shape[-1])),
+                    "처음부터의 누적 합을 그대로 썼다. 쓴 자리 s까지의 합을 빼야 한다."),
+            Mistake(_decay(between=lambda total, log_decay: log_decay.unsqueeze(-1).expand(*total.shape, total.shape[-1])),
+                    "자리 t의 감쇠 하나만 썼다. s+1부터 t까지 모두 곱한다(로그에서는 더한다)."),
         ),
         tolerance=1e-5,
     ),
