@@ -111,14 +111,17 @@ def has_cuda_kernels(x: Tensor) -> bool:
     return x.is_cuda and importlib.util.find_spec("mamba_ssm") is not None
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def selective_scan(x: Tensor, dt: Tensor, A_log: Tensor, B: Tensor, C: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
     """The scan over a whole sequence, as fast as this machine can: y (batch, time, inner) and the last state.
 
     Shapes as in `selective_scan_reference`, but A_log = ln(−A). Computed in float32, like the recurrence in every Mamba.
     """
     dtype = x.dtype
-    if dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type):
-        x, dt, B, C = (part.float() for part in (x, dt, B, C))
+    x, dt, B, C = (at_least_float32(part) for part in (x, dt, B, C))
     if has_cuda_kernels(x):
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
@@ -126,8 +129,9 @@ def selective_scan(x: Tensor, dt: Tensor, A_log: Tensor, B: Tensor, C: Tensor, D
         B, C = (part.transpose(1, 2).contiguous() for part in (B, C))
         y, last = selective_scan_fn(*swapped, -torch.exp(A_log), B, C, D, return_last_state=True)
         return y.transpose(1, 2).to(dtype), last
-    y, last = scans.selective_scan(x, dt, A_log, B, C)
-    return torch.addcmul(y, x, D).to(dtype), last
+    with torch.autocast(x.device.type, enabled=False):
+        y, last = scans.selective_scan(x, dt, A_log, B, C)
+        return torch.addcmul(y, x, D).to(dtype), last
 
 
 class Mixer(nn.Module):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from workshop_lib import WorkshopError
 from workshop_lib.architectures import kernels, scans
 from workshop_lib.architectures.language_model import check_sizes
-from workshop_lib.architectures.mamba import StateSpaceModel, check_time_step, has_cuda_kernels, initialize
+from workshop_lib.architectures.mamba import StateSpaceModel, at_least_float32, check_time_step, has_cuda_kernels, initialize
 
 CHUNK = 64  # longer chunks cost more inside (their square) than they save between; the result is the same
 
@@ -239,14 +239,15 @@ def ssd(
 def scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
     """`ssd`, by the authors' kernel where there is one. In float32, as the recurrence of every Mamba."""
     dtype = x.dtype
+    x, dt, B, C = (at_least_float32(part) for part in (x, dt, B, C))
     if has_cuda_kernels(x):
         from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
-        return mamba_chunk_scan_combined(x, dt, A, B, C, chunk, D=D, return_final_states=True)
-    if dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type):
-        x, dt, B, C = (part.float() for part in (x, dt, B, C))
-    y, h = ssd(x, dt, A, B, C, D, chunk)
-    return y.to(dtype), h
+        y, h = mamba_chunk_scan_combined(x, dt, A, B, C, chunk, D=D, return_final_states=True)
+        return y.to(dtype), h
+    with torch.autocast(x.device.type, enabled=False):
+        y, h = ssd(x, dt, A, B, C, D, chunk)
+        return y.to(dtype), h
 
 
 class GatedNorm(nn.Module):
