@@ -35,6 +35,11 @@ HIGHLIGHTS = {
         "params": "파라미터", "train_tokens": "학습 토큰", "val_bpc": "검증 BPC", "ngram_bpc": "5-gram BPC",
         "unigram_bpc": "유니그램 BPC", "tokens_per_s": "초당 토큰", "mfu": "MFU",
     },
+    "task_model": {
+        "full_accuracy": "정확도(전체 미세조정)", "lora_accuracy": "정확도(LoRA)", "dora_accuracy": "정확도(DoRA)",
+        "linear_probe_accuracy": "정확도(선형 탐침)", "random_init_accuracy": "정확도(무작위 초기값)", "tfidf_accuracy": "정확도(TF-IDF)",
+        "majority_accuracy": "정확도(다수 라벨)", "lora_trainable_params": "학습한 수(LoRA)", "held_out": "검증용 리뷰",
+    },
 }
 
 

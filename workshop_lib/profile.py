@@ -116,6 +116,39 @@ class ComparisonSettings:
 
 
 @dataclass(frozen=True)
+class TaskModelSettings:
+    """Week 6. How many labelled reviews, how they are learnt, each method's own learning rate, the curve and the sweep."""
+
+    rows: int  # labelled reviews of real data to learn from; with the bundled reviews, `bundled_rows`
+    held_out: int
+    bundled_rows: int
+    bundled_held_out: int
+    curve: tuple[int, ...]  # numbers of labelled reviews; those above the rows at hand are left out
+    sweep_rows: int
+    sweep: tuple[tuple[str, int], ...] = (("qv", 1), ("qv", 8), ("attention", 8), ("mlp", 8), ("all", 1), ("all", 8))  # layers, rank
+    epochs: int = 3
+    min_steps: int = 60
+    batch_size: int = 32
+    max_length: int = 128  # tokens of a review, <s> and </s> included
+    rank: int = 8
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    waveft_coefficients: int = 512  # of each layer
+    waveft_scaling: float = 25.0
+    full_rate: float = 1e-3
+    linear_probe_rate: float = 1e-2
+    lora_rate: float = 3e-3
+    dora_rate: float = 3e-3
+    ia3_rate: float = 1e-2
+    waveft_rate: float = 3e-3
+    qlora_rate: float = 3e-3
+    random_init_rate: float = 1e-3
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.01
+    clip: float = 1.0
+
+
+@dataclass(frozen=True)
 class Profile:
     """`tiny`: 2 CPU cores, 4 GB. `small`: laptop or small GPU. `gpu`: one data-centre GPU and up."""
 
@@ -125,6 +158,7 @@ class Profile:
     tokenizer: TokenizerSettings
     comparison: ComparisonSettings
     base_model: BaseModelSettings
+    task_model: TaskModelSettings
 
 
 PROFILES = {
@@ -142,6 +176,10 @@ PROFILES = {
             context=128, batch_size=16, steps=600, learning_rate=1e-2, optimizer="muon", schedule="wsd", warmup_steps=20,
             decay_fraction=0.9, evaluate_every=75, checkpoint_every=75, sample_every=150, validation_chars=130_000,
         ),
+        task_model=TaskModelSettings(
+            rows=6_000, held_out=6_000, bundled_rows=1_200, bundled_held_out=1_000, curve=(150, 500, 1_200, 2_000, 6_000),
+            sweep_rows=2_000,
+        ),
     ),
     "small": Profile(
         name="small",
@@ -158,6 +196,9 @@ PROFILES = {
             schedule="wsd", decay_fraction=1.0, warmup_steps=20, evaluate_every=200, checkpoint_every=200, sample_every=400,
             validation_chars=130_000, dtype="auto", compile=True,
         ),
+        task_model=TaskModelSettings(
+            rows=8_000, held_out=10_000, bundled_rows=2_000, bundled_held_out=2_000, curve=(500, 2_000, 8_000), sweep_rows=2_000,
+        ),
     ),
     "gpu": Profile(
         name="gpu",
@@ -173,6 +214,10 @@ PROFILES = {
             context=1_024, batch_size=256, steps=20_000, learning_rate=6e-4,
             warmup_steps=400, accumulation=4, evaluate_every=500, checkpoint_every=1_000, sample_every=1_000,
             validation_chars=500_000, dtype="bfloat16", matmul_precision="high", compile=True,
+        ),
+        task_model=TaskModelSettings(
+            rows=140_000, held_out=48_000, bundled_rows=8_000, bundled_held_out=4_000, curve=(500, 2_000, 8_000, 32_000, 140_000),
+            sweep_rows=32_000, rank=16, alpha=32.0, waveft_coefficients=4_096,
         ),
     ),
 }

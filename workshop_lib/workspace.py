@@ -71,6 +71,7 @@ STAGES = {
         Stage("tokenizer", 3, "토크나이저 학습", "workshop_lib.tokenization:build", ("corpus",)),
         Stage("comparison", 4, "구조 비교", "workshop_lib.comparison:build", ("corpus", "tokenizer")),
         Stage("base_model", 5, "사전학습", "workshop_lib.pretraining:build", ("corpus", "tokenizer")),
+        Stage("task_model", 6, "미세조정", "workshop_lib.finetuning:build", ("tokenizer", "base_model")),
     )
 }
 

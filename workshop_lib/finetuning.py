@@ -1,0 +1,518 @@
+"""Fine-tuning: one base model, one task, and every common way of teaching it: all weights, a head, LoRA, DoRA, IA³, WaveFT, QLoRA.
+
+The task is the sentiment of a film review. The classifier is transformers' own (`AutoModelForSequenceClassification` on the
+base folder), the adapters are PEFT's; `lora` holds LoRA and DoRA from scratch and the test that they are the same.
+
+Notable choices
+- One loop, one data order, one number of steps for every method: what differs is which numbers learn, and the learning rate,
+  which was searched for each method on training reviews alone (benchmarks/finetuning_rates.py).
+- Memory is that of the tensors at the highest point of one step on the longest batch, counted allocation by allocation, not the
+  process's, which would hold what other methods have left behind. On a GPU it is the allocator's own peak.
+- Every accuracy has a Wilson interval; predictions are kept so that methods can be compared on the same reviews (week 7).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import random
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from workshop_lib import WorkshopError, display
+from workshop_lib.evaluation import wilson_interval
+from workshop_lib.labelled import LABELS, sentiment
+from workshop_lib.optimization import clip_by_global_norm, cosine_with_warmup, decay_groups
+
+METHODS = {
+    "full": "전체 미세조정", "linear_probe": "선형 탐침", "lora": "LoRA", "dora": "DoRA", "ia3": "IA³", "waveft": "WaveFT",
+    "qlora": "QLoRA", "random_init": "무작위 초기값",
+}
+ADAPTERS = ("lora", "dora", "ia3", "waveft", "qlora")  # methods whose result is a PEFT folder
+WITHOUT_MODEL = {"tfidf": "TF-IDF + 로지스틱 회귀", "majority": "다수 라벨"}
+TARGETS = {  # the layers that a sweep adapts, by transformers' names for them
+    "qv": ("q_proj", "v_proj"),
+    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "mlp": ("gate_proj", "up_proj", "down_proj"),
+    "all": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+}
+
+
+@dataclass
+class Encoded:
+    """Reviews as token ids: `ids` one list a review, `labels` (reviews,)."""
+
+    ids: list[list[int]]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def head(self, count: int) -> Encoded:
+        """The first `count` reviews."""
+        return Encoded(self.ids[:count], self.labels[:count])
+
+
+@dataclass
+class Result:
+    """A fine-tuned model and what it cost. `losses`: one a step. `predictions`: (held-out,) labels, where it was measured."""
+
+    method: str
+    model: nn.Module
+    trainable: int
+    seconds: float
+    peak_mb: float
+    adapter_bytes: int
+    losses: list[float]
+    accuracy: float = math.nan
+    interval: tuple[float, float] = (math.nan, math.nan)
+    predictions: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def metrics(self, name: str | None = None) -> dict[str, float]:
+        """The flat numbers of report.json, with the method's name in front."""
+        name = name or self.method
+        return measured(name, self.accuracy, self.interval) | {
+            f"{name}_trainable_params": self.trainable, f"{name}_seconds": self.seconds, f"{name}_peak_mb": self.peak_mb,
+            f"{name}_adapter_bytes": self.adapter_bytes,
+        }
+
+
+def measured(name: str, accuracy: float, interval: tuple[float, float]) -> dict[str, float]:
+    """`<name>_accuracy` and its interval's ends."""
+    return {f"{name}_accuracy": accuracy, f"{name}_accuracy_ci_low": interval[0], f"{name}_accuracy_ci_high": interval[1]}
+
+
+# --- from texts to batches -----------------------------------------------------------------------------------------
+
+
+def encode(rows: Sequence[dict], tokenizer, max_length: int) -> Encoded:
+    """`<s>`, the review's first tokens, `</s>`: at most `max_length` together. The label is read at `</s>`, which has seen all."""
+    texts = [row["document"] for row in rows]
+    tokens = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    ids = [[tokenizer.bos_token_id, *line[: max_length - 2], tokenizer.eos_token_id] for line in tokens]
+    return Encoded(ids, np.array([row["label"] for row in rows], dtype=np.int64))
+
+
+def collate(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Lines of unequal length as one tensor, padded on the right: ids and mask (1 a token, 0 padding), both (lines, longest)."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], dtype=torch.long)
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], dtype=torch.long)
+    return ids, mask
+
+
+def pool_last(hidden: Tensor, mask: Tensor) -> Tensor:
+    """The state at every line's last token: hidden (lines, time, width), mask (lines, time) to (lines, width).
+
+    The last place where the mask is 1, wherever the padding stands. A causal model's other states have not seen the whole line.
+    """
+    places = torch.arange(mask.shape[1], device=mask.device)
+    last = (mask * places).argmax(dim=1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+
+def batches(lengths: Sequence[int], size: int, seed: int, epoch: int = 0) -> list[list[int]]:
+    """Every index once, `size` at a time, lines of like length together: shuffled, sorted in blocks of 32 batches, shuffled again."""
+    order = random.Random(f"batches/{seed}/{epoch}")
+    indices = list(range(len(lengths)))
+    order.shuffle(indices)
+    block = 32 * size
+    result = []
+    for start in range(0, len(indices), block):
+        part = sorted(indices[start : start + block], key=lambda index: lengths[index])
+        result += [part[i : i + size] for i in range(0, len(part), size)]
+    order.shuffle(result)
+    return result
+
+
+def _endless(lengths: Sequence[int], size: int, seed: int) -> Iterator[list[int]]:
+    epoch = 0
+    while True:
+        yield from batches(lengths, size, seed, epoch)
+        epoch += 1
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def classifier(base: Path | str, seed: int = 0, pretrained: bool = True, quantized: bool = False) -> nn.Module:
+    """A `LlamaForSequenceClassification` on a base model's folder, with a new head.
+
+    `pretrained=False`: the same shape with random weights. `quantized`: its linear layers in 4 bits (NF4; Dettmers et al. 2023).
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers.utils import logging as messages
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = AutoConfig.from_pretrained(base)
+    config.id2label, config.label2id = dict(enumerate(LABELS)), {name: number for number, name in enumerate(LABELS)}
+    config.num_labels, config.use_cache = len(LABELS), False
+    level = messages.get_verbosity()
+    messages.set_verbosity_error()  # that the head is new is no news
+    bar = messages.is_progress_bar_enabled()
+    messages.disable_progress_bar()
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            if not pretrained:
+                return AutoModelForSequenceClassification.from_config(config).to(device)
+            options = _four_bits() | {"device_map": device} if quantized else {}
+            model = AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype=torch.float32, **options)
+            nn.init.normal_(model.score.weight, std=0.02)
+            return model.to(device) if not quantized else model
+    finally:
+        messages.set_verbosity(level)
+        if bar:
+            messages.enable_progress_bar()
+
+
+def _four_bits() -> dict:
+    from transformers import BitsAndBytesConfig
+
+    _peft()
+    return {"quantization_config": BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32, llm_int8_skip_modules=["score", "lm_head"],
+    )}
+
+
+def _peft():
+    """PEFT, without the remarks that bitsandbytes makes when it is imported."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    import peft
+
+    return peft
+
+
+def prepare(
+    method: str, base: Path | str, settings, seed: int = 0, targets: Sequence[str] | None = None, rank: int | None = None,
+) -> nn.Module:
+    """The classifier with only the method's own numbers trainable; the head always is.
+
+    Raises WorkshopError for a method that does not exist.
+    """
+    if method not in METHODS:
+        raise WorkshopError(f"미세조정 방법 '{method}'은(는) 없다. {', '.join(METHODS)} 가운데 하나를 쓴다.")
+    model = classifier(base, seed, pretrained=method != "random_init", quantized=method == "qlora")
+    if method == "linear_probe":
+        model.requires_grad_(False)
+        model.score.requires_grad_(True)
+    if method not in ADAPTERS:
+        return model
+    peft = _peft()
+    targets = list(targets or settings.targets)
+    if method == "ia3":
+        config = peft.IA3Config(task_type="SEQ_CLS", target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"])
+    elif method == "waveft":
+        config = peft.WaveFTConfig(
+            task_type="SEQ_CLS", n_frequency=settings.waveft_coefficients, scaling=settings.waveft_scaling, target_modules=targets,
+            random_loc_seed=seed,
+        )
+    else:
+        rank = rank or settings.rank
+        config = peft.LoraConfig(
+            task_type="SEQ_CLS", r=rank, lora_alpha=settings.alpha, target_modules=targets, use_dora=method == "dora",
+        )
+    if method == "qlora":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for a name that is on its way out
+            model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return peft.get_peft_model(model, config)
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that learn, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def adapter_bytes(model: nn.Module) -> int:
+    """Bytes of the file that holds what the training made: the adapter and the head, or all weights where all have learned."""
+    from safetensors.torch import save
+
+    adapted = hasattr(model, "peft_config")
+    state = _peft().get_peft_model_state_dict(model, save_embedding_layers=False) if adapted else trainable(model)
+    return len(save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
+
+
+# --- training and measuring ------------------------------------------------------------------------------------------
+
+
+def finetune(
+    method: str, base: Path | str, train: Encoded, settings, seed: int = 0, held_out: Encoded | None = None, rate: float | None = None,
+    steps: int | None = None, targets: Sequence[str] | None = None, rank: int | None = None, memory: bool = True, progress: bool = True,
+) -> Result:
+    """Teach the base model the task by one method, and measure it on `held_out` where that is given.
+
+    base: a base model's folder. `rate`, `steps`, `targets`, `rank`: instead of the settings'. `memory=False` leaves its measurement
+    out. Raises WorkshopError for an unknown method, no training rows, or a loss that is no longer a number.
+    """
+    if not len(train):
+        raise WorkshopError("학습할 리뷰가 하나도 없다. 라벨이 붙은 리뷰를 한 개 이상 준다.")
+    model = prepare(method, base, settings, seed, targets, rank)
+    parameters = trainable(model)
+    steps = steps or training_steps(len(train), settings)
+    rate = rate or getattr(settings, f"{method}_rate")
+    stepper = torch.optim.AdamW(decay_groups(parameters.items(), settings.weight_decay), lr=rate, betas=(0.9, 0.98), fused=True)
+    order = _endless([len(ids) for ids in train.ids], settings.batch_size, seed)
+    pad, warmup = model.config.pad_token_id, max(round(settings.warmup_fraction * steps), 1)
+    losses: list[float] = []
+    model.train()
+    start = time.perf_counter()
+    for step in display.progress(range(steps), desc=METHODS[method], disable=not progress):
+        for group in stepper.param_groups:
+            group["lr"] = cosine_with_warmup(step, steps, rate, warmup)
+        losses.append(_step(model, stepper, train, next(order), pad, parameters.values(), settings.clip))
+        if not math.isfinite(losses[-1]):
+            raise WorkshopError(f"{METHODS[method]}의 {step + 1}번째 단계에서 손실이 {losses[-1]:g}이 되어 멈춘다(학습률 {rate:g}). "
+                                "학습률을 절반으로 낮춘다.")
+    seconds = time.perf_counter() - start
+    longest = sorted(range(len(train)), key=lambda index: len(train.ids[index]))[-settings.batch_size :]
+    peak = peak_mb(model, stepper, lambda: _gradients(model, train, longest, pad)) if memory else math.nan
+    result = Result(method, model, sum(p.numel() for p in parameters.values()), seconds, peak, adapter_bytes(model), losses)
+    if held_out is not None:
+        score(result, held_out)
+    return result
+
+
+def training_steps(rows: int, settings) -> int:
+    """Epochs over the rows, but never fewer than `min_steps`: a handful of reviews needs to be seen more often."""
+    return max(math.ceil(rows / settings.batch_size) * settings.epochs, settings.min_steps)
+
+
+def _gradients(model: nn.Module, train: Encoded, rows: list[int], pad: int) -> Tensor:
+    ids, mask = collate([train.ids[row] for row in rows], pad)
+    device = next(model.parameters()).device
+    labels = torch.from_numpy(train.labels[rows]).to(device)
+    loss = nn.functional.cross_entropy(model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.float(), labels)
+    loss.backward()
+    return loss.detach()
+
+
+def _step(model, stepper, train: Encoded, rows: list[int], pad: int, parameters, clip: float) -> float:
+    loss = float(_gradients(model, train, rows, pad))
+    clip_by_global_norm([p.grad for p in parameters if p.grad is not None], clip)
+    stepper.step()
+    stepper.zero_grad(set_to_none=True)
+    return loss
+
+
+def peak_mb(model: nn.Module, stepper: torch.optim.Optimizer, work) -> float:
+    """Megabytes (10^6) of tensors at the highest point of `work()`: weights, optimiser state, and all that the call allocates."""
+    stepper.zero_grad(set_to_none=True)
+    state = [value for slot in stepper.state.values() for value in slot.values() if torch.is_tensor(value)]
+    held = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers(), *state])
+    if next(model.parameters()).is_cuda:
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        highest = torch.cuda.max_memory_allocated() - before
+    else:
+        from torch.profiler import ProfilerActivity, profile
+
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:
+            work()
+        changes = [(event.start_ns(), event.nbytes()) for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+        highest = max(np.cumsum([size for _, size in sorted(changes, key=lambda change: change[0])]), default=0)
+    stepper.zero_grad(set_to_none=True)
+    return (held + float(highest)) / 1e6
+
+
+@torch.no_grad()
+def logits(model: nn.Module, encoded: Encoded, batch: int = 128) -> Tensor:
+    """Scores of both labels for every review, in the reviews' order: (reviews, 2), on the CPU."""
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded.ids[index]))
+    result = torch.zeros(len(encoded), len(LABELS))
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    for start in range(0, len(order), batch):
+        part = order[start : start + batch]
+        ids, mask = collate([encoded.ids[row] for row in part], model.config.pad_token_id)
+        result[part] = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.float().cpu()
+    model.train(training)
+    return result
+
+
+def score(result: Result, held_out: Encoded) -> Result:
+    """Fill in the accuracy on held-out reviews, its 95 % interval, and the predictions."""
+    result.predictions = logits(result.model, held_out).argmax(dim=1).numpy()
+    correct = int((result.predictions == held_out.labels).sum())
+    result.accuracy, result.interval = correct / len(held_out), wilson_interval(correct, len(held_out))
+    return result
+
+
+# --- baselines and curves ---------------------------------------------------------------------------------------------
+
+
+def baselines(train: Sequence[dict], held_out: Sequence[dict]) -> dict[str, tuple[np.ndarray, float]]:
+    """What needs no language model: predictions and seconds of TF-IDF over characters with logistic regression, and of the
+    label that is more frequent in training."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    labels = np.array([row["label"] for row in train])
+    majority = int(labels.mean() >= 0.5)
+    if len(set(labels.tolist())) < 2:
+        raise WorkshopError(f"학습 자료의 라벨이 {LABELS[majority]}뿐이다. 두 라벨이 모두 있어야 한다.")
+    start = time.perf_counter()
+    words = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), min_df=2 if len(train) >= 200 else 1, sublinear_tf=True)
+    model = make_pipeline(words, LogisticRegression(C=4.0, max_iter=300, solver="liblinear"))
+    model.fit([row["document"] for row in train], labels)
+    found = model.predict([row["document"] for row in held_out])
+    return {"tfidf": (found, time.perf_counter() - start), "majority": (np.full(len(held_out), majority), 0.0)}
+
+
+def accuracy(predictions: np.ndarray, labels: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """Share of right predictions and its 95 % Wilson interval."""
+    correct = int((predictions == labels).sum())
+    return correct / len(labels), wilson_interval(correct, len(labels))
+
+
+def learning_curve(
+    base: Path | str, rows: Sequence[dict], train: Encoded, held_out_rows: Sequence[dict], held_out: Encoded, settings, seed: int = 0,
+    done: Sequence[Result] = (),
+) -> list[dict]:
+    """Accuracy against the number of labelled reviews, for a pretrained and a random start and for TF-IDF.
+
+    Returns {"rows", "start", "accuracy", "low", "high"} for every point. The random start gets its own learning rate. `done`: results
+    on all rows that need not be computed again.
+    """
+    points = []
+    have = {result.method: result for result in done}
+    for count in settings.curve:
+        if count > len(rows):
+            continue
+        for method, start in (("full", "pretrained"), ("random_init", "random")):
+            if count == len(rows) and method in have:
+                value, interval = have[method].accuracy, have[method].interval
+            else:
+                result = finetune(method, base, train.head(count), settings, seed, held_out, memory=False)
+                value, interval = result.accuracy, result.interval
+            points.append({"rows": count, "start": start, "accuracy": value, "low": interval[0], "high": interval[1]})
+        value, interval = accuracy(baselines(rows[:count], held_out_rows)["tfidf"][0], held_out.labels)
+        points.append({"rows": count, "start": "tfidf", "accuracy": value, "low": interval[0], "high": interval[1]})
+    return points
+
+
+def sweep(base: Path | str, train: Encoded, held_out: Encoded, settings, seed: int = 0) -> list[dict]:
+    """LoRA on different layers with different ranks: {"targets", "rank", "trainable", "accuracy", "low", "high"} for each."""
+    points = []
+    for name, rank in settings.sweep:
+        result = finetune("lora", base, train, settings, seed, held_out, targets=TARGETS[name], rank=rank, memory=False)
+        points.append({"targets": name, "rank": rank, "trainable": result.trainable, "accuracy": result.accuracy,
+                       "low": result.interval[0], "high": result.interval[1]})
+    return points
+
+
+# --- keeping and using ------------------------------------------------------------------------------------------------
+
+
+def save_classifier(model: nn.Module, tokenizer, folder: Path) -> None:
+    """A folder that `AutoModelForSequenceClassification` loads: weights, config with the labels' names, tokenizer."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def save_adapter(model: nn.Module, folder: Path) -> None:
+    """A PEFT folder: the adapter and the head, without the base model, and without its path on this machine."""
+    model.save_pretrained(folder, save_embedding_layers=False)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": "base_model"}
+    # PEFT keeps names in sets: sorted, the same adapter is the same file.
+    config = {key: sorted(value) if isinstance(value, list) else value for key, value in config.items()}
+    path.write_text(json.dumps(config, ensure_ascii=False, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def with_adapters(base: Path | str, folders: dict[str, Path], seed: int = 0) -> nn.Module:
+    """One base model with several adapters in memory; `model.set_adapter(name)` switches between them, the first is on."""
+    peft = _peft()
+    first, *others = folders
+    model = peft.PeftModel.from_pretrained(classifier(base, seed), folders[first], adapter_name=first)
+    for name in others:
+        model.load_adapter(folders[name], adapter_name=name)
+    return model.eval()
+
+
+def merged(model: nn.Module) -> nn.Module:
+    """The adapter added into the base weights: a plain classifier with the same logits and no extra work. Uses up `model`."""
+    return model.merge_and_unload()
+
+
+def predict(folder: Path | str, texts: Sequence[str], batch: int = 128) -> list[dict]:
+    """The task model's verdict on texts: {"text", "label" (0 or 1), "name" ("부정" or "긍정"), "positive" (probability)} for each.
+
+    folder: the task_model artefact, or any classifier that `save_classifier` wrote. Raises WorkshopError when it is none.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise WorkshopError(f"{folder}에 분류 모델이 없다. `workshop run --weeks 6`으로 먼저 만든다.")
+    if isinstance(texts, str):
+        raise WorkshopError("predict에는 글의 목록을 준다. 글이 하나라면 [글]로 감싼다.")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    encoded = encode([{"document": text, "label": 0} for text in texts], tokenizer, model.config.max_position_embeddings)
+    positive = logits(model, encoded, batch).softmax(dim=1)[:, 1].tolist()
+    return [{"text": text, "label": int(p > 0.5), "name": LABELS[p > 0.5], "positive": p} for text, p in zip(texts, positive)]
+
+
+# --- the stage ---------------------------------------------------------------------------------------------------------
+
+
+def build(job) -> dict[str, float]:
+    """The task_model stage: the base model taught by every method, the curve and the sweep, and the classifier to be used."""
+    from transformers import AutoTokenizer
+
+    settings, base = job.settings, job.inputs["base_model"]
+    real = job.data is not None and (job.data / "nsmc").is_dir()
+    rows, held_out_rows = sentiment(job.data, settings.rows if real else settings.bundled_rows,
+                                    settings.held_out if real else settings.bundled_held_out, job.seed)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    train, held_out = (encode(part, tokenizer, settings.max_length) for part in (rows, held_out_rows))
+    metrics: dict[str, float] = {"rows": len(train), "held_out": len(held_out)}
+    predictions = {}
+    for name, (found, seconds) in baselines(rows, held_out_rows).items():
+        metrics |= measured(name, *accuracy(found, held_out.labels)) | {f"{name}_seconds": seconds}
+        predictions[name] = found
+    results = []
+    for method in METHODS:
+        result = finetune(method, base, train, settings, job.seed, held_out)
+        metrics |= result.metrics()
+        predictions[method] = result.predictions
+        if method == "full":
+            save_classifier(result.model, tokenizer, job.out)
+        elif method in ("lora", "dora"):
+            save_adapter(result.model, job.out / method)
+        results.append(result)
+        result.model = nn.Identity()  # its weights are kept on disk or not at all
+    write_rows(job.out / "losses.jsonl", [{"method": r.method, "losses": r.losses} for r in results])
+    write_rows(job.out / "predictions.jsonl", [
+        {"id": row["id"], "label": row["label"]} | {name: int(found[number]) for name, found in predictions.items()}
+        for number, row in enumerate(held_out_rows)
+    ])
+    curve = learning_curve(base, rows, train, held_out_rows, held_out, settings, job.seed, results)
+    write_rows(job.out / "curve.jsonl", curve)
+    for point in curve:
+        metrics |= measured(f"curve_{point['start']}_{point['rows']}", point["accuracy"], (point["low"], point["high"]))
+    points = sweep(base, train.head(settings.sweep_rows), held_out, settings, job.seed)
+    write_rows(job.out / "sweep.jsonl", points)
+    for point in points:
+        metrics |= measured(f"sweep_{point['targets']}_r{point['rank']}", point["accuracy"], (point["low"], point["high"]))
+    return metrics
+
+
+def write_rows(path: Path, rows: Sequence[dict]) -> None:
+    """Rows as JSON lines."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
