@@ -163,34 +163,38 @@ class _Ssd(torch.autograd.Function):
         # Between two tokens of a chunk. What lies above the diagonal is set to exp(0) first and to zero with the scores.
         mask = (total.unsqueeze(-1) - total.unsqueeze(-2)).clamp_(max=0).exp_()  # (…, heads, length, length)
         scores = (C @ B.transpose(-1, -2)).tril_()  # (batch, chunks, groups, length, length)
-        y = _weights(scores, mask) @ v
+        weights = scores.unsqueeze(3) * mask.unflatten(2, (groups, -1))
+        weights = weights.flatten(2, 3)  # (batch, chunks, heads, length, length)
+        y = weights @ v
         # Between chunks: what each one leaves, carried on from one to the next.
         fade = (total[..., -1:] - total).exp_().unsqueeze(-1)  # from s to the end of the chunk
         left = _joined(v * fade, groups).transpose(-1, -2) @ B  # (batch, chunks, groups, heads·head, state)
         whole = total[..., -1].exp().repeat_interleave(v.shape[-1], -1).view(*left.shape[:-1], 1)
-        start = torch.zeros_like(left)
+        start = torch.empty_like(left)
+        start[:, 0] = 0
         for k in range(1, left.shape[1]):
             torch.addcmul(left[:, k - 1], whole[:, k - 1], start[:, k - 1], out=start[:, k])
         since = total.exp().unsqueeze(-1)
         y.addcmul_(_by_head(C @ start.transpose(-1, -2), heads), since)
         last = torch.addcmul(left[:, -1], whole[:, -1], start[:, -1]).view(len(v), heads, v.shape[-1], -1)
-        ctx.save_for_backward(v, y, B, C, mask, scores, fade, since, start, whole)
+        ctx.save_for_backward(v, y, B, C, mask, weights, fade, since, start, whole)
         ctx.mark_non_differentiable(last)
         return y, last
 
     @staticmethod
     def backward(ctx, dy: Tensor, _):
-        v, y, B, C, mask, scores, fade, since, start, whole = ctx.saved_tensors
+        v, y, B, C, mask, weights, fade, since, start, whole = ctx.saved_tensors
         groups, heads = B.shape[2], v.shape[2]
         dy = dy.contiguous()
-        dv = _weights(scores, mask).transpose(-1, -2) @ dy
+        dv = weights.transpose(-1, -2) @ dy
         dscores = (dy @ v.transpose(-1, -2)).mul_(mask)
         dscores = dscores.unflatten(2, (groups, -1)).sum(3).tril_()
         got = _joined(dy * since, groups)  # gradient of C·start
-        dC = torch.matmul(dscores, B) + got @ start
-        dB = torch.matmul(dscores.transpose(-1, -2), C)
+        dC = (dscores @ B).add_(got @ start)
+        dB = dscores.transpose(-1, -2) @ C
         dstart = got.transpose(-1, -2) @ C
-        end = torch.zeros_like(start)  # gradient of what a chunk passes on
+        end = torch.empty_like(start)  # gradient of what a chunk passes on
+        end[:, -1] = 0
         for k in range(start.shape[1] - 1, 0, -1):
             torch.addcmul(dstart[:, k], whole[:, k], end[:, k], out=end[:, k - 1])
         dB += _joined(v * fade, groups) @ end
@@ -199,10 +203,6 @@ class _Ssd(torch.autograd.Function):
         passed = (end[:, :-1] * start[:, 1:]).sum(-1)  # the end of the chunk decays all that it passes on
         dtotal[:, :-1, :, -1] += passed.view(*passed.shape[:2], heads, v.shape[-1]).sum(-1)
         return dv, dtotal, dB, dC
-
-
-def _weights(scores: Tensor, mask: Tensor) -> Tensor:
-    return (scores.unsqueeze(3) * mask.unflatten(2, (scores.shape[2], -1))).flatten(2, 3)
 
 
 def _joined(x: Tensor, groups: int) -> Tensor:
