@@ -26,6 +26,7 @@ import torch.nn.functional as F
 
 from workshop_lib import WorkshopError
 from workshop_lib.architectures.attention import causal_mask, scaled_dot_product_attention
+from workshop_lib.architectures.hybrid import Hybrid, HybridConfig
 from workshop_lib.architectures.language_model import LanguageModel, state_bytes
 from workshop_lib.architectures.mamba import Mamba, MambaConfig
 from workshop_lib.architectures.mamba2 import Mamba2, Mamba2Config
@@ -69,6 +70,7 @@ def families() -> dict[str, Family]:
         "mamba2": Family(Mamba2, _mamba2, lambda width: 32, 4, deepens=True),
         "rwkv": Family(Rwkv, _rwkv, lambda width: 8, 8),
         "moe": Family(MoE, _moe, lambda width: 2, 2),
+        "hybrid": Family(Hybrid, _hybrid, lambda width: 8, 4),
     }
 
 
@@ -99,18 +101,33 @@ def _moe(vocabulary: int, width: int, layers: int, context: int, dial: int) -> M
     return MoEConfig(vocabulary, width, 3 * dial, dial, layers, heads, kv_lora_rank=latent, max_position_embeddings=context)
 
 
+def _hybrid(vocabulary: int, width: int, layers: int, context: int, dial: int) -> HybridConfig:
+    heads, head = _heads(width), width // _heads(width)
+    return HybridConfig(
+        vocabulary, width, pattern(layers), dial, heads, heads, head, mamba_num_heads=2 * heads, mamba_head_dim=head, ssm_state_size=32
+    )
+
+
+def pattern(layers: int) -> str:
+    """A hybrid's layers: a feed-forward after every Mamba-2, one island of attention to about four of them. 3: M-M*-M-"""
+    islands = max(layers // 4, 1)
+    after = {(2 * n + 1) * (layers + 1) // (2 * islands) for n in range(islands)}
+    return "".join("M*-" if number in after else "M-" for number in range(1, layers + 1))
+
+
 def _heads(width: int) -> int:
     """Attention heads of 32 dimensions, as many as the width has room for."""
     return max(width // 32, 1)
 
 
 def build_model(
-    name: str, vocab_size: int, parameters: int, width: int, layers: int, context: int = 4_096, seed: int = 0
+    name: str, vocab_size: int, parameters: int, width: int, layers: int, context: int = 4_096, seed: int = 0, **changes: object
 ) -> LanguageModel:
     """A model of an architecture with about `parameters` numbers to train, embeddings included.
 
     layers: pairs of a mixing and a feed-forward part. context: the longest text that it will ever be asked to read (no matter
-    for a model without positions). Raises WorkshopError for an unknown name and where no dial comes within 5 % of the budget.
+    for a model without positions). changes: fields of every architecture's configuration.
+    Raises WorkshopError for an unknown name and where no dial comes within 5 % of the budget.
     """
     known = families()
     if name not in known:
@@ -118,7 +135,7 @@ def build_model(
     family = known[name]
 
     def config(turns: int) -> object:
-        return family.config(vocab_size, width, layers, context, family.dial(width) + turns * family.step)
+        return replace(family.config(vocab_size, width, layers, context, family.dial(width) + turns * family.step), **changes)
 
     def size(turns: int) -> int:
         with torch.device("meta"):  # counts without filling in a number
