@@ -13,6 +13,10 @@ def test_chips_show_the_same_pieces_in_text_and_html():
     assert "&lt;b&gt;" in shown._repr_html_() and "<script" not in shown._repr_html_()
 
 
+def test_chips_of_bytes_show_no_space_that_the_text_does_not_have():
+    assert repr(chips(["<20 EB>", " 친"])) == "<20 EB>|␣친"
+
+
 def test_a_table_is_aligned_in_text_although_hangul_is_wide():
     shown = table([{"이름": "가나다", "값": 1234.5}, {"이름": "a", "값": 0.25}])
     lines = repr(shown).splitlines()

@@ -190,16 +190,28 @@ def test_two_processes_build_a_stage_once(tmp_path):
     assert json.loads((Path(tmp_path) / "environment" / "meta.json").read_text(encoding="utf-8"))["stage"] == "environment"
 
 
-def test_a_script_without_a_main_guard_is_told_so_and_does_not_hang(tmp_path):
-    script = tmp_path / "script.py"
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_script_without_a_main_guard_is_told_so_and_does_not_hang(tmp_path, guarded):
+    script, home = tmp_path / "script.py", tmp_path / "home"
     lines = [
         "from dataclasses import replace",
+        "from workshop_lib.cleaning import pipeline",
         "from workshop_lib.profile import get_profile, with_settings",
         "from workshop_lib.workspace import current",
+        "pipeline.available_cores = lambda: 2  # one core would start no worker, and nothing would be amiss",
         "small = with_settings(get_profile('tiny'), 'corpus', crawl_pages=600, stories=600, validation_docs=40)",
-        "replace(current(), profile=small).require('corpus')",
+        "if __name__ == '__main__':" if guarded else "if True:",
+        "    replace(current(), profile=small).require('corpus')",
     ]
     script.write_text("\n".join(lines), encoding="utf-8")
+    # The output ends when the last worker has: one that stayed behind would run into the time limit.
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "WORKSHOP_HOME": str(tmp_path / "home")})
-    assert done.returncode == 0 or "__main__" in done.stderr
+                          env={**os.environ, "WORKSHOP_HOME": str(home), "TQDM_DISABLE": "1"})
+    if guarded:
+        assert done.returncode == 0 and (home / "corpus" / "meta.json").exists(), done.stderr
+    else:
+        assert done.returncode == 1 and not (home / "corpus").exists()
+        said = [line for line in done.stderr.splitlines() if line.startswith("workshop_lib.WorkshopError")]
+        assert said and "__main__" in said[-1]
+        # The workers, which ran the script anew, were told so too instead of waiting for the build that waits for them.
+        assert "require를 `if __name__ == \"__main__\":` 아래에서 부른다" in done.stderr

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -124,6 +125,8 @@ def plain_logs(axes) -> None:
 
 
 def _visible(piece: str) -> str:
+    if re.fullmatch("<[0-9A-F]{2}( [0-9A-F]{2})*>", piece):  # bytes in hexadecimal: the spaces only keep them apart
+        return piece
     return piece.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥") or "∅"
 
 

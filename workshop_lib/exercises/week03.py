@@ -476,12 +476,12 @@ EXERCISES = [
         name="count_pairs", title="이웃한 쌍 세기", difficulty=1, minutes=8, reference=subwords.count_pairs, cases=_word_counts,
         hints=(
             "이웃한 쌍은 `zip(ids, ids[1:])`로 얻는다.",
-            "단어가 말뭉치에 몇 번 나오는지는 `words.items()`의 값에 있다. 쌍 하나를 볼 때 1이 아니라 그 값을 더한다.",
+            "낱말이 말뭉치에 몇 번 나오는지는 `words.items()`의 값에 있다. 쌍 하나를 볼 때 1이 아니라 그 값을 더한다.",
             "`counts.get(pair, 0)`에 더해 다시 넣는다.",
         ),
         mistakes=(
-            Mistake(_no_frequency, "단어의 빈도를 곱하지 않았다. 세 번 나온 단어의 쌍은 세 번 센다."),
-            Mistake(_once_a_word, "한 단어 안에서 되풀이되는 쌍을 한 번만 셌다. `set`을 거치지 않는다."),
+            Mistake(_no_frequency, "낱말의 횟수를 곱하지 않았다. 세 번 나온 낱말의 쌍은 세 번 센다."),
+            Mistake(_once_a_word, "한 낱말 안에서 되풀이되는 쌍을 한 번만 셌다. `set`을 거치지 않는다."),
             Mistake(_unordered, "(1, 2)와 (2, 1)은 다른 쌍이다. 순서를 바꾸지 않는다."),
             Mistake(_last_pair_lost, "마지막 쌍이 빠졌다. 길이가 n이면 쌍은 n-1개이다."),
         ),
@@ -506,15 +506,15 @@ EXERCISES = [
     Exercise(
         name="train_bpe_naive", title="BPE 학습", difficulty=3, minutes=20, reference=subwords.train_bpe_naive, cases=_corpora,
         hints=(
-            "준비는 한 줄이다. 각 조각을 `piece.encode('utf-8')`의 튜플로 바꾸고 빈도를 그대로 물려준다.",
-            "되풀이한다: 모든 쌍을 세고, 가장 많은 쌍을 고르고(`best_pair`), 모든 단어에서 합치고, 그 쌍을 기록한다.",
+            "준비는 한 줄이다. 각 조각을 `piece.encode('utf-8')`의 튜플로 바꾸고 횟수를 그대로 물려준다.",
+            "되풀이한다: 모든 쌍을 세고, 가장 많은 쌍을 고르고(`best_pair`), 모든 낱말에서 합치고, 그 쌍을 기록한다.",
             "k번째(0부터) 병합의 새 번호는 `256 + k`이다. 고른 쌍의 횟수가 2보다 작으면 멈춘다.",
         ),
         mistakes=(
             Mistake(_larger_pair_on_ties, "횟수가 같을 때 더 큰 쌍을 골랐다. 같으면 번호가 작은 쌍을 고르도록 `best_pair`를 쓴다."),
             Mistake(_first_counted_on_ties, "횟수가 같을 때 먼저 센 쌍을 골랐다. 말뭉치의 차례가 결과를 바꾼다. `best_pair`를 쓴다."),
             Mistake(_ids_from_zero, "새 번호가 바이트 번호와 겹친다. 0~255는 바이트의 것이고 병합은 256부터이다."),
-            Mistake(_never_merged, "고른 쌍을 단어에 적용하지 않아 같은 쌍을 되풀이해 골랐다. 합친 단어로 바꾸어 놓고 다시 센다."),
+            Mistake(_never_merged, "고른 쌍을 낱말에 적용하지 않아 같은 쌍을 되풀이해 골랐다. 합친 낱말로 바꾸어 놓고 다시 센다."),
             Mistake(_code_points, "글자 번호(ord)에서 시작했다. 여기서는 UTF-8 바이트에서 시작한다."),
             Mistake(_single_pairs_too, "한 번밖에 나오지 않는 쌍까지 합쳤다. 횟수가 2보다 작으면 멈춘다."),
         ),
@@ -551,14 +551,14 @@ EXERCISES = [
     Exercise(
         name="wordpiece", title="WordPiece: 가장 긴 조각부터", difficulty=3, minutes=15, reference=subwords.wordpiece, cases=_words,
         hints=(
-            "시작 자리에서 단어 끝까지를 먼저 보고, 어휘에 없으면 끝을 한 글자씩 당긴다.",
-            "단어의 처음이 아닌 조각은 앞에 `prefix`를 붙인 이름으로 찾고, 그 이름으로 내놓는다.",
-            "어느 자리에서든 맞는 조각이 하나도 없으면 단어 전체가 `[unknown]` 하나가 된다.",
+            "시작 자리에서 낱말 끝까지를 먼저 보고, 어휘에 없으면 끝을 한 글자씩 당긴다.",
+            "낱말의 처음이 아닌 조각은 앞에 `prefix`를 붙인 이름으로 찾고, 그 이름으로 내놓는다.",
+            "어느 자리에서든 맞는 조각이 하나도 없으면 지금까지 찾은 것을 버리고 `[unknown]`만 돌려준다.",
         ),
         mistakes=(
-            Mistake(_keeps_known_part, "앞에서 찾은 조각을 남겨 두었다. 한 자리라도 막히면 단어 전체가 [UNK] 하나이다."),
-            Mistake(_shortest, "가장 짧은 조각을 골랐다. 끝을 단어 끝에서부터 당겨 온다."),
-            Mistake(_no_prefix, "단어 가운데의 조각도 ## 없이 찾았다. 처음이 아닌 조각은 `prefix`를 붙여 찾는다."),
+            Mistake(_keeps_known_part, "앞에서 찾은 조각을 남겨 두었다. 한 자리라도 막히면 낱말 전체가 [UNK] 하나이다."),
+            Mistake(_shortest, "가장 짧은 조각을 골랐다. 끝을 낱말 끝에서부터 당겨 온다."),
+            Mistake(_no_prefix, "낱말 가운데의 조각도 ## 없이 찾았다. 처음이 아닌 조각은 `prefix`를 붙여 찾는다."),
             Mistake(_prefix_dropped, "결과에서 ##이 빠졌다. 찾은 이름을 그대로 내놓아야 되돌릴 수 있다."),
         ),
     ),
