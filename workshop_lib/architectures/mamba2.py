@@ -151,15 +151,17 @@ def ssd_reference(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Ten
 class _Ssd(torch.autograd.Function):
     """Inside and between chunks, with the gradient written by hand; shapes as in `ssd`, cut into chunks.
 
-    v = dt·x: (batch, chunks, heads, length, head); total, ln of the decay since the chunk began: (batch, chunks, heads, length);
-    B, C: (batch, chunks, groups, length, state).
+    x: (batch, chunks, length, heads, head); dt, and total = ln of the decay since the chunk began: (batch, chunks, heads, length);
+    B, C: (batch, chunks, groups, length, state); D: (heads, 1). Inside, v = dt·x: (batch, chunks, heads, length, head).
     The gradient of `total` needs no product with the mask: where a factor exp(total_t − total_s) stands, its derivative is
     (gradient · what it multiplies), so token t gets dy_t·y_t, and token s gives v_s·dv_s away.
     """
 
     @staticmethod
-    def forward(ctx, v: Tensor, total: Tensor, B: Tensor, C: Tensor):
-        groups, heads = B.shape[2], v.shape[2]
+    def forward(ctx, x: Tensor, dt: Tensor, total: Tensor, B: Tensor, C: Tensor, D: Tensor):
+        groups, heads = B.shape[2], x.shape[3]
+        by_head = x.transpose(2, 3)
+        v = torch.mul(by_head, dt.unsqueeze(-1), out=x.new_empty(by_head.shape))
         # Between two tokens of a chunk. What lies above the diagonal is set to exp(0) first and to zero with the scores.
         mask = (total.unsqueeze(-1) - total.unsqueeze(-2)).clamp_(max=0).exp_()  # (…, heads, length, length)
         scores = (C @ B.transpose(-1, -2)).tril_()  # (batch, chunks, groups, length, length)
@@ -177,15 +179,17 @@ class _Ssd(torch.autograd.Function):
         since = total.exp().unsqueeze(-1)
         y.addcmul_(_by_head(C @ start.transpose(-1, -2), heads), since)
         last = torch.addcmul(left[:, -1], whole[:, -1], start[:, -1]).view(len(v), heads, v.shape[-1], -1)
-        ctx.save_for_backward(v, y, B, C, mask, weights, fade, since, start, whole)
+        ctx.save_for_backward(x, dt, v, y, B, C, D, mask, weights, fade, since, start, whole)
         ctx.mark_non_differentiable(last)
-        return y, last
+        return torch.addcmul(y.transpose(2, 3), x, D, out=x.new_empty(x.shape)), last
 
     @staticmethod
     def backward(ctx, dy: Tensor, _):
-        v, y, B, C, mask, weights, fade, since, start, whole = ctx.saved_tensors
+        x, dt, v, y, B, C, D, mask, weights, fade, since, start, whole = ctx.saved_tensors
         groups, heads = B.shape[2], v.shape[2]
-        dy = dy.contiguous()
+        dD = torch.linalg.vecdot(dy, x).sum((0, 1, 2)).unsqueeze(-1)
+        dx = dy * D
+        dy = dy.transpose(2, 3).contiguous()
         dv = weights.transpose(-1, -2) @ dy
         dscores = (dy @ v.transpose(-1, -2)).mul_(mask)
         dscores = dscores.unflatten(2, (groups, -1)).sum(3).tril_()
@@ -199,10 +203,12 @@ class _Ssd(torch.autograd.Function):
             torch.addcmul(dstart[:, k], whole[:, k], end[:, k], out=end[:, k - 1])
         dB += _joined(v * fade, groups) @ end
         dv.addcmul_(_by_head(B @ end.transpose(-1, -2), heads), fade)
-        dtotal = torch.linalg.vecdot(dy, y) - torch.linalg.vecdot(v, dv)
+        ddt = torch.linalg.vecdot(x.transpose(2, 3), dv)
+        dtotal = torch.linalg.vecdot(dy, y) - dt * ddt
+        dx.addcmul_(dv.transpose(2, 3), dt.transpose(2, 3).unsqueeze(-1))
         passed = (end[:, :-1] * start[:, 1:]).sum(-1)  # the end of the chunk decays all that it passes on
         dtotal[:, :-1, :, -1] += passed.view(*passed.shape[:2], heads, v.shape[-1]).sum(-1)
-        return dv, dtotal, dB, dC
+        return dx, ddt, dtotal, dB, dC, dD
 
 
 def _joined(x: Tensor, groups: int) -> Tensor:
@@ -226,14 +232,12 @@ def ssd(
     time = x.shape[1]
     chunks = -(-time // min(chunk, CHUNK))
     length = -(-time // chunks)
-    steps = x * dt.unsqueeze(-1), dt, B, C
     if fill := chunks * length - time:  # dt = 0 neither decays nor adds
-        steps = (F.pad(part, (0, 0) * (part.ndim - 2) + (0, fill)) for part in steps)
-    v, dt, B, C = (part.unflatten(1, (chunks, length)).transpose(2, 3).contiguous() for part in steps)
-    total = (dt * A.unsqueeze(-1)).cumsum(-1)
-    y, h = _Ssd.apply(v, total, B, C)
-    y = y.transpose(2, 3).flatten(1, 2)[:, :time]
-    return torch.addcmul(y, x, D.unsqueeze(-1)), h
+        x, dt, B, C = (F.pad(part, (0, 0) * (part.ndim - 2) + (0, fill)) for part in (x, dt, B, C))
+    x, dt, B, C = (part.unflatten(1, (chunks, length)) for part in (x, dt, B, C))
+    dt, B, C = (part.transpose(2, 3).contiguous() for part in (dt, B, C))
+    y, h = _Ssd.apply(x, dt, (dt * A.unsqueeze(-1)).cumsum(-1), B, C, D.unsqueeze(-1))
+    return y.flatten(1, 2)[:, :time], h
 
 
 def scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
