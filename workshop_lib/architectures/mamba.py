@@ -158,12 +158,9 @@ class Mixer(nn.Module):
         x, gate = self.in_proj(u).chunk(2, dim=-1)  # (batch, time, inner) each
         past = scans.last_inputs(x.detach(), self.conv1d.kernel_size[0] - 1)
         x = scans.causal_conv(x, self.conv1d.weight.squeeze(1), self.conv1d.bias)
-        y, h = selective_scan(x, *self._with_A(x), self.D)
-        return self.out_proj(kernels.swiglu(gate, y)), (past, h)
-
-    def _with_A(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         dt, B, C = self.selection(x)
-        return dt, self.A_log, B, C
+        y, h = selective_scan(x, dt, self.A_log, B, C, self.D)
+        return self.out_proj(kernels.swiglu(gate, y)), (past, h)
 
     def step(self, u: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """One token. u: (batch, width) → (batch, width) and the new state."""
