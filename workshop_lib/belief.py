@@ -159,3 +159,30 @@ def _pair(first: Iterable, second: Iterable) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(list(first), dtype=bool), np.asarray(list(second), dtype=bool)
     _check_pair(a, b)
     return a, b
+
+
+# --- contamination ----------------------------------------------------------------------------------------------------
+
+SHORTEST = 4  # words: two texts may well share fewer by chance
+
+
+def contamination(items: Sequence[str], documents: Iterable[str], words: int = 8) -> np.ndarray:
+    """How much of each benchmark item stands in the training text: the share of its runs of `words` words found there, (items,).
+
+    A run is compared without case and punctuation, as week 2 does when it removes such documents. An item with fewer words (a
+    headline) is one run, whole; one with fewer than four cannot be judged and has 0. GPT-3's report (Brown 2020, appendix C)
+    compares accuracy on the items that are clean with that on all.
+    """
+    from workshop_lib.cleaning.near_duplicates import word_ngrams
+
+    runs = []
+    for item in items:
+        size = min(words, len(word_ngrams(item, 1)))
+        runs.append(set(word_ngrams(item, size)) if size >= SHORTEST else set())
+    sizes = {gram.count(" ") + 1 for grams in runs for gram in grams}
+    wanted = set().union(*runs)
+    found: set[str] = set()
+    for document in documents:
+        for size in sizes:
+            found.update(gram for gram in word_ngrams(document, size) if gram in wanted)
+    return np.array([len(grams & found) / len(grams) if grams else 0.0 for grams in runs])
