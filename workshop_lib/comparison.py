@@ -34,6 +34,7 @@ from workshop_lib.architectures.moe import MoE, MoEConfig
 from workshop_lib.architectures.rnn import RNN, RNNConfig
 from workshop_lib.architectures.rwkv import Rwkv, RwkvConfig
 from workshop_lib.architectures.transformer import Transformer, TransformerConfig
+from workshop_lib.constrained import token_bytes
 from workshop_lib.optimization import optimizers, set_learning_rate
 from workshop_lib.packing import Batches, Validation, pack, read_documents
 from workshop_lib.pretraining import held_out, train
@@ -295,15 +296,10 @@ def stream(validation: Validation, tokenizer, length: int, rows: int) -> Stream:
     rows = min(rows, (len(ids) - 1) // length)
     if rows < 1:
         raise WorkshopError(f"검증 문서를 이어 붙여도 {len(ids):,}토큰이라 {length:,}토큰의 긴 글을 만들 수 없다. 길이를 줄인다.")
-    size = np.array([len(piece) for piece in _pieces(tokenizer)])
+    # A character counts where it begins: bytes 10xxxxxx only continue one.
+    size = np.array([sum(byte & 0xC0 != 0x80 for byte in piece or b"") for piece in token_bytes(tokenizer)])
     cut = np.stack([ids[row * length : (row + 1) * length + 1] for row in range(rows)])
     return Stream(cut, size[cut[:, 1:]])
-
-
-def _pieces(tokenizer) -> list[str]:
-    """The text of each token; special tokens, and bytes that are no character by themselves, are none."""
-    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))], skip_special_tokens=True)
-    return [text.replace("\ufffd", "") for text in texts]
 
 
 @torch.no_grad()
