@@ -14,7 +14,7 @@ import pytest
 
 from workshop_lib import WorkshopError, cleaning, cli, course, notebooks, packing, tokenization, workspace
 from workshop_lib.corpora import hub, public, stories
-from workshop_lib.profile import PROFILES, Profile, with_settings
+from workshop_lib.profile import PROFILES, with_settings
 from workshop_lib.workspace import Stage, Workspace
 
 # Stages of seconds: the same code, small numbers.
@@ -212,7 +212,7 @@ def finished(tmp_path, monkeypatch):
     """A workspace of one cheap stage that stands for any."""
     monkeypatch.setattr(workspace, "STAGES", {"corpus": Stage("corpus", 2, "말뭉치 정제", f"{__name__}:build_corpus")})
     monkeypatch.setattr(course, "STAGES", workspace.STAGES)
-    found = Workspace(tmp_path / "home", Profile("tiny", 0, SMALL.corpus, SMALL.tokenizer, SMALL.base_model))
+    found = Workspace(tmp_path / "home", SMALL)
     found.require("corpus", silent)
     return found
 

@@ -143,8 +143,10 @@ def _endless(lengths: Sequence[int], size: int, seed: int) -> Iterator[list[int]
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
-def classifier(base: Path | str, seed: int = 0, pretrained: bool = True, quantized: bool = False) -> nn.Module:
-    """A `LlamaForSequenceClassification` on a base model's folder, with a new head.
+def classifier(
+    base: Path | str, seed: int = 0, pretrained: bool = True, quantized: bool = False, labels: Sequence[str] = LABELS,
+) -> nn.Module:
+    """A `LlamaForSequenceClassification` on a base model's folder, with a new head for `labels`.
 
     `pretrained=False`: the same shape with random weights. `quantized`: its linear layers in 4 bits (NF4; Dettmers et al. 2023).
     """
@@ -153,8 +155,8 @@ def classifier(base: Path | str, seed: int = 0, pretrained: bool = True, quantiz
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = AutoConfig.from_pretrained(base)
-    config.id2label, config.label2id = dict(enumerate(LABELS)), {name: number for number, name in enumerate(LABELS)}
-    config.num_labels, config.use_cache = len(LABELS), False
+    config.id2label, config.label2id = dict(enumerate(labels)), {name: number for number, name in enumerate(labels)}
+    config.use_cache = False
     level = messages.get_verbosity()
     messages.set_verbosity_error()  # that the head is new is no news
     bar = messages.is_progress_bar_enabled()
@@ -167,7 +169,10 @@ def classifier(base: Path | str, seed: int = 0, pretrained: bool = True, quantiz
             options = _four_bits() | {"device_map": device} if quantized else {}
             model = AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype=torch.float32, **options)
             nn.init.normal_(model.score.weight, std=0.02)
-            return model.to(device) if not quantized else model
+            for layer in model.modules():  # else bitsandbytes packs the weights anew for bfloat16 on the processors that have it
+                if hasattr(layer, "support_avx512bf16_for_cpu"):
+                    layer.support_avx512bf16_for_cpu = False
+            return model if quantized else model.to(device)
     finally:
         messages.set_verbosity(level)
         if bar:
@@ -184,8 +189,9 @@ def _four_bits() -> dict:
 
 
 def _peft():
-    """PEFT, without the remarks that bitsandbytes makes when it is imported."""
+    """PEFT, without the remarks of bitsandbytes on import, and of transformers on a name that PEFT still asks it for."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
     import peft
 
     return peft
@@ -193,6 +199,7 @@ def _peft():
 
 def prepare(
     method: str, base: Path | str, settings, seed: int = 0, targets: Sequence[str] | None = None, rank: int | None = None,
+    labels: Sequence[str] = LABELS,
 ) -> nn.Module:
     """The classifier with only the method's own numbers trainable; the head always is.
 
@@ -200,7 +207,7 @@ def prepare(
     """
     if method not in METHODS:
         raise WorkshopError(f"미세조정 방법 '{method}'은(는) 없다. {', '.join(METHODS)} 가운데 하나를 쓴다.")
-    model = classifier(base, seed, pretrained=method != "random_init", quantized=method == "qlora")
+    model = classifier(base, seed, method != "random_init", method == "qlora", labels)
     if method == "linear_probe":
         model.requires_grad_(False)
         model.score.requires_grad_(True)
@@ -221,9 +228,7 @@ def prepare(
             task_type="SEQ_CLS", r=rank, lora_alpha=settings.alpha, target_modules=targets, use_dora=method == "dora",
         )
     if method == "qlora":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for a name that is on its way out
-            model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return peft.get_peft_model(model, config)
@@ -249,15 +254,17 @@ def adapter_bytes(model: nn.Module) -> int:
 def finetune(
     method: str, base: Path | str, train: Encoded, settings, seed: int = 0, held_out: Encoded | None = None, rate: float | None = None,
     steps: int | None = None, targets: Sequence[str] | None = None, rank: int | None = None, memory: bool = True, progress: bool = True,
+    labels: Sequence[str] = LABELS,
 ) -> Result:
     """Teach the base model the task by one method, and measure it on `held_out` where that is given.
 
     base: a base model's folder. `rate`, `steps`, `targets`, `rank`: instead of the settings'. `memory=False` leaves its measurement
-    out. Raises WorkshopError for an unknown method, no training rows, or a loss that is no longer a number.
+    out. `labels`: the names of the classes 0, 1, …, for tasks other than sentiment. Raises WorkshopError for an unknown method, no
+    training rows, or a loss that is no longer a number.
     """
     if not len(train):
         raise WorkshopError("학습할 리뷰가 하나도 없다. 라벨이 붙은 리뷰를 한 개 이상 준다.")
-    model = prepare(method, base, settings, seed, targets, rank)
+    model = prepare(method, base, settings, seed, targets, rank, labels)
     parameters = trainable(model)
     steps = steps or training_steps(len(train), settings)
     rate = rate or getattr(settings, f"{method}_rate")
@@ -329,9 +336,9 @@ def peak_mb(model: nn.Module, stepper: torch.optim.Optimizer, work) -> float:
 
 @torch.no_grad()
 def logits(model: nn.Module, encoded: Encoded, batch: int = 128) -> Tensor:
-    """Scores of both labels for every review, in the reviews' order: (reviews, 2), on the CPU."""
+    """Scores of the labels for every review, in the reviews' order: (reviews, labels), on the CPU."""
     order = sorted(range(len(encoded)), key=lambda index: len(encoded.ids[index]))
-    result = torch.zeros(len(encoded), len(LABELS))
+    result = torch.zeros(len(encoded), model.config.num_labels)
     device, training = next(model.parameters()).device, model.training
     model.eval()
     for start in range(0, len(order), batch):
