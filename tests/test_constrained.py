@@ -143,7 +143,7 @@ def test_the_model_decides_where_it_may():
         assert write(Stubborn(0, len(PIECES), wanted), VOCABULARY, [0], Choice(["함의", "모순"]), 12)[0] == label
     going_on = Stubborn(0, len(PIECES), [place[bytes([byte])] for byte in "모순이다".encode()])
     assert write(going_on, VOCABULARY, [0], Choice(LABELS[2:4]), 20, stop=1)[0] == "모순이다"
-    ending = Stubborn(0, len(PIECES), [1, *(place[bytes([byte])] for byte in "모순".encode())])
+    ending = Stubborn(0, len(PIECES), [1])
     text, found = write(ending, VOCABULARY, [0], Choice(LABELS[2:4]), 20, stop=1)
     assert text == "모순" and found.ended
 
