@@ -16,7 +16,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,8 +36,8 @@ from workshop_lib.architectures.rwkv import Rwkv, RwkvConfig
 from workshop_lib.architectures.transformer import Transformer, TransformerConfig
 from workshop_lib.constrained import token_bytes
 from workshop_lib.optimization import optimizers, set_learning_rate
-from workshop_lib.packing import Batches, Validation, pack, read_documents
-from workshop_lib.pretraining import held_out, train
+from workshop_lib.packing import Batches, Validation, encode, pack, read_documents, validation_windows
+from workshop_lib.pretraining import train
 from workshop_lib.throughput import fast_arithmetic, matmul_peak
 
 TITLES = {
@@ -406,9 +406,11 @@ def build(job) -> dict[str, float]:
     budget = settings.steps * settings.batch_size * settings.context
     packed = pack(read_documents(corpus / "train.jsonl", job.seed), tokenizer, job.out / "train.bin", budget + 1)
     tokens = packed.array()
-    kind = (lambda source: "nsmc" if source == "nsmc" else "prose") if job.data else None
-    validation = held_out(corpus / "validation.jsonl", tokenizer, settings, job.seed, kind)
-    everything = held_out(corpus / "validation.jsonl", tokenizer, replace(settings, validation_chars=10**9), job.seed, kind)
+    documents = list(_held_out(corpus / "validation.jsonl", job.seed, 20 * settings.streams * settings.stream_tokens))
+    ends = np.cumsum([len(document["text"]) for document in documents])
+    few = documents[: int(np.searchsorted(ends, settings.validation_chars)) + 1]  # in the shares that the sources have
+    validation = validation_windows(encode(few, tokenizer), settings.context)
+    everything = validation_windows(encode(documents, tokenizer), settings.context)
     text = stream(everything, tokenizer, settings.stream_tokens, settings.streams)
     peak = matmul_peak(settings)
     results = []
@@ -433,6 +435,15 @@ def build(job) -> dict[str, float]:
     for leftover in [job.out / "train.bin", job.out / "train.json", *(job.out / f"{name}.json" for name in families())]:
         leftover.unlink(missing_ok=True)
     return metrics(results)
+
+
+def _held_out(path: Path, seed: int, characters: int) -> Iterator[dict]:
+    """Validation documents in shuffled order, about so many characters of them, with the first word of their source."""
+    for document in read_documents(path, seed):
+        yield document | {"source": str(document.get("source", "")).split("/")[0]}
+        characters -= len(document["text"])
+        if characters < 0:
+            return
 
 
 def metrics(results: Sequence[dict]) -> dict[str, float]:

@@ -109,7 +109,7 @@ class ComparisonSettings:
     evaluate_every: int = 50
     checkpoint_every: int = 1_000
     sample_every: int = 1_000
-    validation_chars: int = 12_000  # held-out text of each source
+    validation_chars: int = 30_000  # held-out text, all sources together
     dtype: str = "float32"
     matmul_precision: str = "highest"
     compile: bool = False
