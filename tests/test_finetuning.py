@@ -16,7 +16,9 @@ from workshop_lib.workspace import Job, Stage, Workspace
 SETTINGS = replace(
     PROFILES["tiny"].task_model, rows=60, held_out=30, bundled_rows=60, bundled_held_out=30, curve=(20, 60), sweep_rows=30,
     sweep=(("qv", 1), ("all", 2)), epochs=1, min_steps=3, batch_size=8, max_length=24, rank=2, alpha=4.0, waveft_coefficients=16,
+    bundled_adapt_steps=2,
 )  # fmt: skip
+BASE = None  # the folder that copy_base copies
 
 
 @pytest.fixture(autouse=True)
@@ -199,7 +201,7 @@ def test_only_the_methods_own_numbers_learn(base, results):
     assert counts["dora"] == counts["lora"] + 2 * sum(out for out, _ in shapes)
     assert counts["waveft"] == 2 * 7 * 16 + head
     assert counts["ia3"] == 2 * (32 + 32 + 64) + head
-    assert counts["full"] == counts["random_init"] == sum(p.numel() for p in finetuning.classifier(base).parameters())
+    assert counts["full"] == counts["random_init"] == counts["adapted"] == sum(p.numel() for p in finetuning.classifier(base).parameters())
     before = finetuning.classifier(base).state_dict()
     after = finetuning.classifier(base, pretrained=True)
     for method in ("lora", "dora", "waveft", "ia3"):
@@ -252,6 +254,18 @@ def test_bad_calls_are_told(base):
         finetune("full", base, easy(8), SETTINGS, rate=1e30, steps=9, memory=False, progress=False)
 
 
+def test_adapting_lowers_the_loss_of_the_text(base, tmp_path, tokenizer):
+    from transformers import AutoModelForCausalLM
+
+    texts = ["정말 좋다. 또 보고 싶다."] * 900
+    folder = finetuning.adapt(base, texts, replace(SETTINGS, adapt_steps=8), tmp_path / "a", progress=False)
+    ids = torch.tensor([[1, *tokenizer(texts[0])["input_ids"][:30]]])
+    losses = [AutoModelForCausalLM.from_pretrained(path)(input_ids=ids, labels=ids).loss.item() for path in (base, folder)]
+    assert losses[1] < losses[0] - 0.2
+    with pytest.raises(WorkshopError):
+        finetuning.adapt(base, [], SETTINGS, tmp_path / "b", progress=False)
+
+
 # --- keeping ----------------------------------------------------------------------------------------------------------------
 
 
@@ -277,7 +291,7 @@ def test_curve_and_baselines(base, tokenizer):
     rows, held_out = labelled.sentiment(None, 60, 30)
     train, test = (finetuning.encode(part, tokenizer, 24) for part in (rows, held_out))
     points = finetuning.learning_curve(base, rows, train, held_out, test, replace(SETTINGS, curve=(20, 999)))
-    assert [(point["rows"], point["start"]) for point in points] == [(20, "pretrained"), (20, "random"), (20, "tfidf")]
+    assert [(point["rows"], point["start"]) for point in points] == [(20, "random"), (20, "pretrained"), (20, "tfidf")]
     found = finetuning.baselines(rows, held_out)
     assert set(found["majority"][0]) <= {0, 1} and len(set(found["majority"][0])) == 1
     with pytest.raises(WorkshopError, match="라벨이 긍정뿐"):
@@ -301,6 +315,7 @@ def test_the_stage(base, tmp_path, monkeypatch):
             assert f"{method}_{what}" in metrics
     assert {"tfidf_accuracy", "majority_accuracy", "curve_pretrained_20_accuracy", "sweep_qv_r1_accuracy"} < set(metrics)
     assert metrics["curve_pretrained_60_accuracy"] == metrics["full_accuracy"]
+    assert metrics["adapt_steps"] == 2 and "curve_adapted_20_accuracy" in metrics and not (out / "adapted_base").exists()
     assert all(isinstance(value, (int, float)) for value in metrics.values())
     model = AutoModelForSequenceClassification.from_pretrained(out)
     assert model.config.id2label == {0: "부정", 1: "긍정"}
@@ -327,7 +342,7 @@ def test_a_broken_file_leaves_the_old_artefact(base, tmp_path, monkeypatch):
     monkeypatch.setattr(finetuning, "METHODS", {"linear_probe": "선형 탐침", "full": "전체 미세조정"})
     monkeypatch.setitem(globals(), "BASE", base)
     data = nsmc(tmp_path / "자료")
-    small = replace(SETTINGS, curve=(), sweep=())
+    small = replace(SETTINGS, curve=(), sweep=(), adapt_steps=0)
     space = Workspace(tmp_path / "집", replace(PROFILES["tiny"], task_model=small), data)
     folder = space.require("task_model", None)
     files = {path.name: path.stat().st_size for path in folder.iterdir()}

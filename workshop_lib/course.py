@@ -36,9 +36,15 @@ HIGHLIGHTS = {
         "unigram_bpc": "유니그램 BPC", "tokens_per_s": "초당 토큰", "mfu": "MFU",
     },
     "task_model": {
-        "full_accuracy": "정확도(전체 미세조정)", "lora_accuracy": "정확도(LoRA)", "dora_accuracy": "정확도(DoRA)",
+        "adapted_accuracy": "정확도(추가 사전학습)", "full_accuracy": "정확도(전체 미세조정)", "lora_accuracy": "정확도(LoRA)",
+        "dora_accuracy": "정확도(DoRA)",
         "linear_probe_accuracy": "정확도(선형 탐침)", "random_init_accuracy": "정확도(무작위 초기값)", "tfidf_accuracy": "정확도(TF-IDF)",
         "majority_accuracy": "정확도(다수 라벨)", "lora_trainable_params": "학습한 수(LoRA)", "held_out": "검증용 리뷰",
+    },
+    "evaluation": {
+        "sentiment_accuracy": "정확도(영화평 감성)", "topics_accuracy": "정확도(기사 주제)", "nli_accuracy": "정확도(자연어 추론)",
+        "nli_zero_shot_accuracy": "정확도(자연어 추론, 예시 없이 묻기)", "sts_accuracy": "정확도(문장 유사도)",
+        "boolq_accuracy": "정확도(예/아니요 독해)", "reading_accuracy": "정확히 맞힌 비율(독해)", "bpc": "문자당 비트(BPC)",
     },
 }
 

@@ -8,6 +8,7 @@ Notable choices
   which was searched for each method on training reviews alone (benchmarks/finetuning_rates.py).
 - Memory is that of the tensors at the highest point of one step on the longest batch, counted allocation by allocation, not the
   process's, which would hold what other methods have left behind. On a GPU it is the allocator's own peak.
+- `adapt` goes on pretraining on unlabelled reviews first (Gururangan et al. 2020): what more pretraining is worth, measured.
 - Every accuracy has a Wilson interval; predictions are kept so that methods can be compared on the same reviews (week 7).
 """
 
@@ -17,10 +18,11 @@ import json
 import logging
 import math
 import random
+import shutil
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +31,15 @@ from torch import Tensor, nn
 
 from workshop_lib import WorkshopError, display
 from workshop_lib.evaluation import wilson_interval
-from workshop_lib.labelled import LABELS, sentiment
+from workshop_lib.labelled import LABELS, sentiment, unlabelled
 from workshop_lib.optimization import clip_by_global_norm, cosine_with_warmup, decay_groups
 
 METHODS = {
     "full": "전체 미세조정", "linear_probe": "선형 탐침", "lora": "LoRA", "dora": "DoRA", "ia3": "IA³", "waveft": "WaveFT",
-    "qlora": "QLoRA", "random_init": "무작위 초기값",
+    "qlora": "QLoRA", "random_init": "무작위 초기값", "adapted": "추가 사전학습 + 전체",
 }
 ADAPTERS = ("lora", "dora", "ia3", "waveft", "qlora")  # methods whose result is a PEFT folder
+UNLABELLED_ROWS = 150  # read for each step of `adapt`: about as many tokens as a step takes
 WITHOUT_MODEL = {"tfidf": "TF-IDF + 로지스틱 회귀", "majority": "다수 라벨"}
 TARGETS = {  # the layers that a sweep adapts, by transformers' names for them
     "qv": ("q_proj", "v_proj"),
@@ -248,6 +251,32 @@ def adapter_bytes(model: nn.Module) -> int:
     return len(save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
 
 
+def adapt(base: Path | str, texts: Sequence[str], settings, folder: Path, seed: int = 0, progress: bool = True) -> Path:
+    """Go on pretraining the base model on unlabelled texts of the task for `adapt_steps`, into a base folder of its own.
+
+    Gururangan et al. 2020 (arXiv 2004.10964). Batch, context and optimiser are those of the profile's week 5.
+    Raises WorkshopError when the texts are shorter than one context.
+    """
+    from transformers import AutoTokenizer
+
+    from workshop_lib.checkpoints import load_model, save_model
+    from workshop_lib.pretraining import train
+    from workshop_lib.profile import get_profile
+
+    tokenizer, model = AutoTokenizer.from_pretrained(base), load_model(Path(base))
+    recipe = get_profile().base_model
+    context = min(recipe.context, model.config.max_position_embeddings)
+    recipe = replace(recipe, steps=settings.adapt_steps, learning_rate=settings.adapt_rate, context=context, compile=False)
+    lines = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    stream = [token for line in lines for token in (tokenizer.bos_token_id, *line, tokenizer.eos_token_id)]
+    budget = recipe.steps * recipe.batch_size * context + 1
+    tokens = np.array(stream[:budget], dtype=np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
+    train(model.to("cuda" if torch.cuda.is_available() else "cpu"), tokens, recipe, seed, progress=progress, peak=1.0)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(model, tokenizer, folder)
+    return folder
+
+
 # --- training and measuring ------------------------------------------------------------------------------------------
 
 
@@ -387,23 +416,24 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray) -> tuple[float, tuple[
 
 def learning_curve(
     base: Path | str, rows: Sequence[dict], train: Encoded, held_out_rows: Sequence[dict], held_out: Encoded, settings, seed: int = 0,
-    done: Sequence[Result] = (),
+    done: Sequence[Result] = (), adapted: Path | None = None,
 ) -> list[dict]:
-    """Accuracy against the number of labelled reviews, for a pretrained and a random start and for TF-IDF.
+    """Accuracy against the number of labelled reviews, for a random, a pretrained and an adapted start, and for TF-IDF.
 
     Returns {"rows", "start", "accuracy", "low", "high"} for every point. The random start gets its own learning rate. `done`: results
-    on all rows that need not be computed again.
+    on all rows that need not be computed again. `adapted`: the folder that `adapt` wrote, or None for three curves.
     """
     points = []
+    starts = {"random_init": ("random", base), "full": ("pretrained", base)} | ({"adapted": ("adapted", adapted)} if adapted else {})
     have = {result.method: result for result in done}
     for count in settings.curve:
         if count > len(rows):
             continue
-        for method, start in (("full", "pretrained"), ("random_init", "random")):
+        for method, (start, folder) in starts.items():
             if count == len(rows) and method in have:
                 value, interval = have[method].accuracy, have[method].interval
             else:
-                result = finetune(method, base, train.head(count), settings, seed, held_out, memory=False)
+                result = finetune(method, folder, train.head(count), settings, seed, held_out, memory=False)
                 value, interval = result.accuracy, result.interval
             points.append({"rows": count, "start": start, "accuracy": value, "low": interval[0], "high": interval[1]})
         value, interval = accuracy(baselines(rows[:count], held_out_rows)["tfidf"][0], held_out.labels)
@@ -411,11 +441,20 @@ def learning_curve(
     return points
 
 
-def sweep(base: Path | str, train: Encoded, held_out: Encoded, settings, seed: int = 0) -> list[dict]:
-    """LoRA on different layers with different ranks: {"targets", "rank", "trainable", "accuracy", "low", "high"} for each."""
+def sweep(
+    base: Path | str, train: Encoded, held_out: Encoded, settings, seed: int = 0, done: Sequence[Result] = (),
+) -> list[dict]:
+    """LoRA on different layers with different ranks: {"targets", "rank", "trainable", "accuracy", "low", "high"} for each.
+
+    `done`: results on the same rows that need not be computed again.
+    """
     points = []
+    have = [result for result in done if result.method == "lora"]
     for name, rank in settings.sweep:
-        result = finetune("lora", base, train, settings, seed, held_out, targets=TARGETS[name], rank=rank, memory=False)
+        if have and rank == settings.rank and TARGETS[name] == tuple(settings.targets):
+            result = have[0]
+        else:
+            result = finetune("lora", base, train, settings, seed, held_out, targets=TARGETS[name], rank=rank, memory=False)
         points.append({"targets": name, "rank": rank, "trainable": result.trainable, "accuracy": result.accuracy,
                        "low": result.interval[0], "high": result.interval[1]})
     return points
@@ -479,7 +518,10 @@ def predict(folder: Path | str, texts: Sequence[str], batch: int = 128) -> list[
 
 
 def build(job) -> dict[str, float]:
-    """The task_model stage: the base model taught by every method, the curve and the sweep, and the classifier to be used."""
+    """The task_model stage: the base model taught by every method, the curve and the sweep, and the classifier to be used.
+
+    The classifier is the one that was adapted first where the settings ask for that, else the fully fine-tuned one.
+    """
     from transformers import AutoTokenizer
 
     settings, base = job.settings, job.inputs["base_model"]
@@ -494,11 +536,20 @@ def build(job) -> dict[str, float]:
         metrics |= measured(name, *accuracy(found, held_out.labels)) | {f"{name}_seconds": seconds}
         predictions[name] = found
     results = []
+    adapted = None
+    steps = settings.adapt_steps if real else settings.bundled_adapt_steps
+    if steps:
+        texts = unlabelled(job.data, UNLABELLED_ROWS * steps, held_out_rows, job.seed)
+        start = time.perf_counter()
+        adapted = adapt(base, texts, replace(settings, adapt_steps=steps), job.out / "adapted_base", job.seed)
+        metrics |= {"adapt_steps": steps, "adapt_seconds": time.perf_counter() - start}
     for method in METHODS:
-        result = finetune(method, base, train, settings, job.seed, held_out)
+        if method == "adapted" and adapted is None:
+            continue
+        result = finetune(method, adapted if method == "adapted" else base, train, settings, job.seed, held_out)
         metrics |= result.metrics()
         predictions[method] = result.predictions
-        if method == "full":
+        if method == ("adapted" if adapted else "full"):
             save_classifier(result.model, tokenizer, job.out)
         elif method in ("lora", "dora"):
             save_adapter(result.model, job.out / method)
@@ -509,14 +560,17 @@ def build(job) -> dict[str, float]:
         {"id": row["id"], "label": row["label"]} | {name: int(found[number]) for name, found in predictions.items()}
         for number, row in enumerate(held_out_rows)
     ])
-    curve = learning_curve(base, rows, train, held_out_rows, held_out, settings, job.seed, results)
+    curve = learning_curve(base, rows, train, held_out_rows, held_out, settings, job.seed, results, adapted)
     write_rows(job.out / "curve.jsonl", curve)
     for point in curve:
         metrics |= measured(f"curve_{point['start']}_{point['rows']}", point["accuracy"], (point["low"], point["high"]))
-    points = sweep(base, train.head(settings.sweep_rows), held_out, settings, job.seed)
+    same = results if settings.sweep_rows >= len(train) else ()
+    points = sweep(base, train.head(settings.sweep_rows), held_out, settings, job.seed, same)
     write_rows(job.out / "sweep.jsonl", points)
     for point in points:
         metrics |= measured(f"sweep_{point['targets']}_r{point['rank']}", point["accuracy"], (point["low"], point["high"]))
+    if adapted:
+        shutil.rmtree(adapted)
     return metrics
 
 

@@ -104,6 +104,15 @@ def sentiment(data: Path | None, rows: int, held_out: int, seed: int = 0) -> tup
     return result[0], result[1]
 
 
+def unlabelled(data: Path | None, count: int, held_out: Iterable[dict], seed: int = 0) -> list[str]:
+    """At most `count` training reviews without their labels, none of which stands in `held_out`."""
+    measured = {row["document"] for row in held_out}
+    rows = nsmc(data, "train") if data is not None and (Path(data) / "nsmc").is_dir() else reviews(count, seed + 1, "train")
+    texts = sorted({row["document"] for row in rows} - measured)
+    random.Random(f"unlabelled/{seed}").shuffle(texts)
+    return texts[:count]
+
+
 def bundled(rows: int, held_out: int, seed: int = 0) -> tuple[list[dict], list[dict]]:
     """The course's own reviews: from the grammar, and half of the hand-written ones on either side.
 

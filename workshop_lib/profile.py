@@ -125,7 +125,7 @@ class TaskModelSettings:
     bundled_held_out: int
     curve: tuple[int, ...]  # numbers of labelled reviews; those above the rows at hand are left out
     sweep_rows: int
-    sweep: tuple[tuple[str, int], ...] = (("qv", 1), ("qv", 8), ("attention", 8), ("mlp", 8), ("all", 1), ("all", 8))  # layers, rank
+    sweep: tuple[tuple[str, int], ...] = (("qv", 8), ("attention", 8), ("mlp", 8), ("all", 1), ("all", 8))  # layers and rank
     epochs: int = 3
     min_steps: int = 60
     batch_size: int = 32
@@ -135,14 +135,42 @@ class TaskModelSettings:
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     waveft_coefficients: int = 512  # of each layer
     waveft_scaling: float = 25.0
-    full_rate: float = 1e-3
+    full_rate: float = 3e-3
     linear_probe_rate: float = 1e-2
-    lora_rate: float = 3e-3
-    dora_rate: float = 3e-3
-    ia3_rate: float = 1e-2
-    waveft_rate: float = 3e-3
-    qlora_rate: float = 3e-3
+    lora_rate: float = 5e-3
+    dora_rate: float = 5e-3
+    ia3_rate: float = 5e-2
+    waveft_rate: float = 1e-3
+    qlora_rate: float = 5e-3
     random_init_rate: float = 1e-3
+    adapted_rate: float = 3e-3
+    adapt_steps: int = 600  # of pretraining on unlabelled reviews before fine-tuning, for `adapted`
+    bundled_adapt_steps: int = 60
+    adapt_rate: float = 5e-3
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.01
+    clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Week 7. Which tasks, how many rows of each to ask and to learn from, and how a head is fine-tuned on them."""
+
+    test: int  # rows of the bundled sets; of real data, `data_test`
+    train: int
+    data_test: int
+    data_train: int
+    tasks: tuple[str, ...] = ("sentiment", "topics", "nli", "sts", "boolq", "reading")
+    max_shots: int = 5  # examples in a prompt, where the context holds them
+    sensitivity_items: int = 60  # rows asked again in other words and with the options in other orders
+    contamination_words: int = 8
+    validation_chars: int = 100_000  # held-out text of each source, for bits per character: as many as in week 5
+    ngram_chars: int = 300_000  # text for the n-gram models that compare tokenizers
+    full_rate: float = 2e-3
+    epochs: int = 2
+    min_steps: int = 60
+    batch_size: int = 16
+    max_length: int = 128
     warmup_fraction: float = 0.1
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -159,6 +187,7 @@ class Profile:
     comparison: ComparisonSettings
     base_model: BaseModelSettings
     task_model: TaskModelSettings
+    evaluation: EvaluationSettings
 
 
 PROFILES = {
@@ -178,9 +207,9 @@ PROFILES = {
             decay_fraction=0.9, evaluate_every=75, checkpoint_every=75, sample_every=150, validation_chars=130_000,
         ),
         task_model=TaskModelSettings(
-            rows=6_000, held_out=6_000, bundled_rows=1_200, bundled_held_out=1_000, curve=(150, 500, 1_200, 2_000, 6_000),
-            sweep_rows=2_000,
+            rows=4_000, held_out=8_000, bundled_rows=1_000, bundled_held_out=1_000, curve=(250, 1_000, 4_000), sweep_rows=1_000,
         ),
+        evaluation=EvaluationSettings(test=240, train=400, data_test=1_000, data_train=3_000),
     ),
     "small": Profile(
         name="small",
@@ -200,6 +229,8 @@ PROFILES = {
         task_model=TaskModelSettings(
             rows=8_000, held_out=10_000, bundled_rows=2_000, bundled_held_out=2_000, curve=(500, 2_000, 8_000), sweep_rows=2_000,
         ),
+        evaluation=EvaluationSettings(test=600, train=2_000, data_test=3_000, data_train=5_000, max_length=256, full_rate=5e-4,
+                                      validation_chars=130_000),
     ),
     "gpu": Profile(
         name="gpu",
@@ -219,6 +250,10 @@ PROFILES = {
         task_model=TaskModelSettings(
             rows=140_000, held_out=48_000, bundled_rows=8_000, bundled_held_out=4_000, curve=(500, 2_000, 8_000, 32_000, 140_000),
             sweep_rows=32_000, rank=16, alpha=32.0, waveft_coefficients=4_096,
+        ),
+        evaluation=EvaluationSettings(
+            test=1_000, train=4_000, data_test=50_000, data_train=100_000, sensitivity_items=1_000, batch_size=32, max_length=512,
+            full_rate=5e-5, validation_chars=500_000, ngram_chars=2_000_000,
         ),
     ),
 }
