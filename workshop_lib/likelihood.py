@@ -13,7 +13,8 @@ Notable choices
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,21 +32,29 @@ NORMALISATIONS = ("none", "chars", "tokens")
 def load_model(folder: Path | str):
     """(model, tokenizer) of a causal language model's folder in float32 (bfloat16 on a GPU that has it), ready to be asked."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging as messages
 
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise WorkshopError(f"{folder}: 모델 폴더가 아니다(config.json이 없다). 경로를 확인한다.")
     gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if gpu and torch.cuda.is_bf16_supported() else torch.float32
-    shows = messages.is_progress_bar_enabled()
-    messages.disable_progress_bar()
-    try:
+    with quiet():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().to("cuda" if gpu else "cpu")
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars."""
+    from transformers.utils import logging
+
+    shows = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
     finally:
         if shows:
-            messages.enable_progress_bar()
-    return model, AutoTokenizer.from_pretrained(folder)
+            logging.enable_progress_bar()
 
 
 # --- prompts ----------------------------------------------------------------------------------------------------------
@@ -236,11 +245,17 @@ def classify(model, tokenizer, task: Task, rows: Sequence[dict] | None = None, s
     contexts = [make_prompt(way, row, examples, start) for row in rows]
     scores = score_answers(model, tokenizer, contexts, [way.choices] * len(rows), batch)
     if calibrate:
-        empty = make_prompt(way, {field: "" for field in task.fields}, examples, start)
-        habit = score_answers(model, tokenizer, [empty], [way.choices]).log_likelihoods
-        scores = replace(scores, log_likelihoods=scores.log_likelihoods - habit)
+        scores = without_habit(model, tokenizer, task, scores, shots, wording)
     predictions = scores.choose(normalise)
     return Answers(predictions, predictions == np.array([row["label"] for row in rows]), scores)
+
+
+def without_habit(model, tokenizer, task: Task, scores: Scores, shots: int = 0, wording: int = 0) -> Scores:
+    """The scores less what each answer gets after the same question with empty texts."""
+    way = task.wordings[wording]
+    empty = make_prompt(way, {field: "" for field in task.fields}, task.shots(shots), start_token(tokenizer))
+    habit = score_answers(model, tokenizer, [empty], [way.choices]).log_likelihoods
+    return replace(scores, log_likelihoods=scores.log_likelihoods - habit)
 
 
 @torch.no_grad()

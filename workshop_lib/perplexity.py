@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from workshop_lib import WorkshopError, ngram
 from workshop_lib.ngram import bits_per_char
+
+if TYPE_CHECKING:
+    from workshop_lib.packing import Validation
 
 
 def perplexity(nats: float, tokens: int) -> float:
@@ -27,11 +31,17 @@ def of_model(model, tokenizer, texts: Sequence[str], batch: int = 32) -> dict[st
 
     Documents longer than the context are read in windows that do not overlap.
     """
-    from workshop_lib.packing import IGNORE, encode, validation_windows
-    from workshop_lib.pretraining import document_nats
+    from workshop_lib.packing import encode, validation_windows
 
     documents = ({"id": str(number), "text": text, "source": ""} for number, text in enumerate(texts))
-    validation = validation_windows(encode(documents, tokenizer), int(model.config.max_position_embeddings))
+    return of_validation(model, validation_windows(encode(documents, tokenizer), int(model.config.max_position_embeddings)), batch)
+
+
+def of_validation(model, validation: Validation, batch: int = 32) -> dict[str, float]:
+    """The same for the windows that week 5 measures on."""
+    from workshop_lib.packing import IGNORE
+    from workshop_lib.pretraining import document_nats
+
     nats = float(document_nats(model, validation, batch=batch).sum())
     model.eval()
     return _row(nats, int((validation.targets != IGNORE).sum()), validation.characters)

@@ -72,6 +72,7 @@ STAGES = {
         Stage("comparison", 4, "구조 비교", "workshop_lib.comparison:build", ("corpus", "tokenizer")),
         Stage("base_model", 5, "사전학습", "workshop_lib.pretraining:build", ("corpus", "tokenizer")),
         Stage("task_model", 6, "미세조정", "workshop_lib.finetuning:build", ("tokenizer", "base_model")),
+        Stage("evaluation", 7, "평가", "workshop_lib.evaluation:build", ("corpus", "base_model", "task_model")),
     )
 }
 
