@@ -229,6 +229,7 @@ PROFILES = {
         ),
         task_model=TaskModelSettings(
             rows=8_000, held_out=10_000, bundled_rows=2_000, bundled_held_out=2_000, curve=(500, 2_000, 8_000), sweep_rows=2_000,
+            full_rate=1e-3, random_init_rate=1e-3, adapted_rate=1e-3, lora_rate=3e-3, dora_rate=3e-3, qlora_rate=3e-3, adapt_steps=200,
         ),
         evaluation=EvaluationSettings(test=600, train=2_000, data_test=3_000, data_train=5_000, max_length=256, full_rate=5e-4,
                                       validation_chars=130_000),
@@ -251,6 +252,8 @@ PROFILES = {
         task_model=TaskModelSettings(
             rows=140_000, held_out=48_000, bundled_rows=8_000, bundled_held_out=4_000, curve=(500, 2_000, 8_000, 32_000, 140_000),
             sweep_rows=32_000, rank=16, alpha=32.0, waveft_coefficients=4_096,
+            full_rate=1e-4, random_init_rate=3e-4, adapted_rate=1e-4, lora_rate=5e-4, dora_rate=5e-4, qlora_rate=5e-4, ia3_rate=5e-3,
+            waveft_rate=5e-4, linear_probe_rate=3e-3, adapt_steps=400, adapt_rate=3e-4,
         ),
         evaluation=EvaluationSettings(
             test=1_000, train=4_000, data_test=50_000, data_train=100_000, sensitivity_items=1_000, batch_size=32, max_length=512,
