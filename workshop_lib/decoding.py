@@ -107,12 +107,16 @@ class Reader:
         self.context = getattr(model.config, "max_position_embeddings", sys.maxsize)  # a recurrent state has no limit
         self.device = next(model.parameters()).device
         self.text = torch.tensor([list(ids)], device=self.device)  # (rows, time)
-        self._state, self._read = None, 0
+        self._state, self._read, self._logits = None, 0, None
 
     @torch.no_grad()
     def logits(self) -> Tensor:
-        """Of the next token of each row: (rows, vocabulary), float32."""
-        new = self.text[:, self._read :]
+        """Of the next token of each row: (rows, vocabulary), float32. Asked again for the same text, nothing is read again."""
+        if self._logits is None:
+            self._logits = self._continue(self.text[:, self._read :])
+        return self._logits
+
+    def _continue(self, new: Tensor) -> Tensor:
         if self.text.shape[1] > self.context:
             self._state, logits = None, self.model(self.text[:, -self.context :])
         elif isinstance(self.model, LanguageModel):
@@ -121,7 +125,7 @@ class Reader:
             out = self.model(new, past_key_values=self._state, use_cache=True)
             logits, self._state = out.logits, out.past_key_values
         else:
-            logits = self.model(self.text)
+            logits = self.model(self.text)  # no state: the whole text again
         self._read = self.text.shape[1] if self._state is not None else 0
         logits = getattr(logits, "logits", logits)
         return (logits[:, -1] if logits.ndim == 3 else logits).float()
@@ -132,7 +136,7 @@ class Reader:
             self.text = self.text[parents]
             layers_first = isinstance(self._state, Tensor)  # of torch's recurrent layers: (layers, rows, width)
             self._state = self._state[:, parents] if layers_first else _select_rows(self._state, parents)
-        self.text = torch.cat((self.text, tokens[:, None]), dim=1)
+        self.text, self._logits = torch.cat((self.text, tokens[:, None]), dim=1), None
 
 
 def _select_rows(state, rows: Tensor):
