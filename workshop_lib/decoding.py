@@ -6,7 +6,7 @@ the chain, as in week 5.
 
 Notable choices
 - The filters, their order and the beam search are those of transformers; the tests hold them to it.
-- Samples of one prompt are drawn side by side, one row each: twenty samples cost little more than one.
+- Samples of one prompt are drawn side by side, one row each: twenty take about as long as three one after another.
 - Whoever decodes gets `Continuation`s: the tokens, and how likely the *unfiltered* model finds them.
 """
 
