@@ -125,7 +125,7 @@ class TaskModelSettings:
     bundled_held_out: int
     curve: tuple[int, ...]  # numbers of labelled reviews; those above the rows at hand are left out
     sweep_rows: int
-    sweep: tuple[tuple[str, int], ...] = (("qv", 8), ("attention", 8), ("mlp", 8), ("all", 1), ("all", 8))  # layers and rank
+    sweep: tuple[tuple[str, int], ...] = (("qv", 8), ("mlp", 8), ("all", 1), ("all", 8))  # layers and rank
     epochs: int = 3
     min_steps: int = 60
     batch_size: int = 32
@@ -145,7 +145,7 @@ class TaskModelSettings:
     random_init_rate: float = 1e-3
     adapted_rate: float = 3e-3
     adapt_steps: int = 600  # of pretraining on unlabelled reviews before fine-tuning, for `adapted`
-    bundled_adapt_steps: int = 60
+    bundled_adapt_steps: int = 40
     adapt_rate: float = 5e-3
     warmup_fraction: float = 0.1
     weight_decay: float = 0.01
@@ -208,7 +208,7 @@ PROFILES = {
             decay_fraction=0.9, evaluate_every=75, checkpoint_every=75, sample_every=150, validation_chars=130_000,
         ),
         task_model=TaskModelSettings(
-            rows=4_000, held_out=8_000, bundled_rows=1_000, bundled_held_out=1_000, curve=(250, 1_000, 4_000), sweep_rows=1_000,
+            rows=4_000, held_out=8_000, bundled_rows=800, bundled_held_out=800, curve=(200, 800, 4_000), sweep_rows=800,
         ),
         evaluation=EvaluationSettings(test=240, train=400, data_test=1_000, data_train=3_000),
     ),
