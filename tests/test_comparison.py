@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from workshop_lib import WorkshopError, comparison, optimization
+from workshop_lib.architectures import families
 from workshop_lib.architectures.language_model import state_bytes
 from workshop_lib.packing import encode, validation_windows
 from workshop_lib.profile import PROFILES
@@ -17,7 +18,7 @@ SETTINGS = replace(
     PROFILES["tiny"].comparison, parameters=60_000, width=32, layers=2, context=32, batch_size=4, steps=4, evaluate_every=2,
     lengths=(16, 32, 64), repeats=1, stream_tokens=128, streams=2, validation_chars=400, warmup_steps=1,
 )  # fmt: skip
-NAMES = tuple(comparison.TITLES)
+NAMES = tuple(families.TITLES)
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,7 @@ def one_thread():
 
 
 def small(name: str, seed: int = 0):
-    return comparison.build_model(name, 300, SETTINGS.parameters, SETTINGS.width, SETTINGS.layers, 200, seed)
+    return families.build_model(name, 300, SETTINGS.parameters, SETTINGS.width, SETTINGS.layers, 200, seed)
 
 
 # --- one budget ------------------------------------------------------------------------------------------------
@@ -40,10 +41,10 @@ def small(name: str, seed: int = 0):
 def test_every_architecture_meets_the_budget_of_every_profile(profile, name):
     settings = PROFILES[profile].comparison
     with torch.device("meta"):
-        model = comparison.build_model(
+        model = families.build_model(
             name, PROFILES[profile].tokenizer.vocab_size, settings.parameters, settings.width, settings.layers
         )
-    assert model.num_parameters() == pytest.approx(settings.parameters, rel=comparison.TOLERANCE)
+    assert model.num_parameters() == pytest.approx(settings.parameters, rel=families.TOLERANCE)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,16 +56,16 @@ def test_the_same_seed_gives_the_same_model(name):
 
 def test_unknown_names_and_impossible_budgets_are_refused():
     with pytest.raises(WorkshopError, match="'lstm'은"):
-        comparison.build_model("lstm", 300, 60_000, 32, 2)
+        families.build_model("lstm", 300, 60_000, 32, 2)
     with pytest.raises(WorkshopError, match="맞출 수 없다"):
-        comparison.build_model("transformer", 300, 5_000, 32, 2)
+        families.build_model("transformer", 300, 5_000, 32, 2)
 
 
 def test_a_hybrid_is_mostly_mamba_with_islands():
     for layers in range(1, 20):
-        letters = comparison.pattern(layers)
+        letters = families.pattern(layers)
         assert letters.count("M") == layers and letters.count("*") == max(layers // 4, 1)
-    assert comparison.pattern(3) == "M-M*-M-"
+    assert families.pattern(3) == "M-M*-M-"
 
 
 # --- the optimiser's groups ------------------------------------------------------------------------------------
@@ -180,7 +181,7 @@ def test_a_stream_is_one_source_and_counts_its_characters(tokenizer):
 
 def test_stream_bits_meet_the_loss_and_the_short_reading_starts_anew(tokenizer):
     text = comparison.stream(validation_windows(encode(documents(60), tokenizer), 32), tokenizer, 128, 2)
-    model = comparison.build_model("transformer", len(tokenizer), 60_000, 32, 2, 200)
+    model = families.build_model("transformer", len(tokenizer), 60_000, 32, 2, 200)
     rows = comparison.stream_bits(model, text, 32)
     assert [(row["start"], row["stop"]) for row in rows] == [(0, 32), (32, 64), (64, 128)]
     assert rows[0]["bpc"] == pytest.approx(rows[0]["short_bpc"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from workshop_lib import WorkshopError, microtasks
-from workshop_lib.comparison import build_model
+from workshop_lib.architectures.families import build_model
 from workshop_lib.microtasks import RecallSettings, recall_batch
 from workshop_lib.packing import IGNORE
 

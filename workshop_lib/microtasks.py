@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from workshop_lib import WorkshopError
+from workshop_lib.architectures.families import TITLES, build_model
 from workshop_lib.architectures.language_model import LanguageModel, state_bytes
-from workshop_lib.comparison import TITLES, build_model
 from workshop_lib.optimization import clip_by_global_norm, optimizers, schedule, set_learning_rate
 from workshop_lib.packing import IGNORE
 from workshop_lib.throughput import fast_arithmetic
