@@ -28,6 +28,7 @@ def contents(results: Sequence, ways: dict, language: dict, pieces: list[dict], 
                 for name in TITLES if (m := methods.get(name))]
         entry = {
             "title": task.title, "labels": list(task.labels), "items": len(gold), "train_rows": len(task.train), "methods": rows,
+            "head": "task_model" if result.finished else "trained" if task.labels else "",
             "slices": _slices(task.test, result.headline), "notes": result.notes | ways.get(task.name, {}),
             "comparisons": [{"first": a, "second": b} | compare(methods[a], methods[b]) for a, b in PAIRS if a in methods and b in methods],
         }
@@ -116,6 +117,8 @@ def _task(name: str, entry: dict) -> str:
     parts = [f"<h2>{html.escape(entry['title'])} <small>({name})</small></h2>", bars(entry["methods"], chance)]
     notes = entry["notes"]
     told = [f"학습 문항 {entry['train_rows']:,}개."]
+    if entry["head"] == "task_model":
+        told = [f"분류기는 6주차에 미세조정한 모델이고, TF-IDF는 여기서 {entry['train_rows']:,}개로 학습했으므로 둘의 학습량이 다르다."]
     if not labels:
         told = [f"글자 단위 F1 {notes['f1']:.3f} [{notes['f1_ci_low']:.3f}, {notes['f1_ci_high']:.3f}]. "
                 f"아무 낱말이나 고르면 {notes['random_word_f1']:.3f}이다."]

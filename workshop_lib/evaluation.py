@@ -68,9 +68,11 @@ class Method:
 
 @dataclass
 class TaskResult:
-    """A task's answers by every method. `notes`: further numbers (examples in the prompt, prompts that were cut, …)."""
+    """A task's answers by every method. `notes`: further numbers (examples in the prompt, prompts that were cut, …); `finished`: the
+    head is a classifier of another week, not one trained here."""
 
     task: Task
+    finished: bool = False
     methods: dict[str, Method] = field(default_factory=dict)
     notes: dict[str, float] = field(default_factory=dict)
 
@@ -105,7 +107,7 @@ def evaluate_task(
     """
     from workshop_lib.likelihood import classify, context_length, fitting_shots, without_habit
 
-    result = TaskResult(task)
+    result = TaskResult(task, classifier is not None)
     if not task.labels:
         return _evaluate_reading(result, model, tokenizer, seed)
     gold = np.array([row["label"] for row in task.test])
