@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from workshop_lib import WorkshopError, comparison, optimization
+from workshop_lib import WorkshopError, comparison, optimization, throughput
 from workshop_lib.architectures import families
 from workshop_lib.architectures.language_model import state_bytes
 from workshop_lib.packing import encode, validation_windows
@@ -108,8 +108,8 @@ def test_peak_memory_counts_what_is_alive_together():
         c = torch.zeros(50_000)
         return b, c
 
-    assert comparison.peak_memory(run) == pytest.approx(800_000, abs=1_000)
-    assert comparison.peak_memory(lambda: None) == 0
+    assert throughput.peak_memory(run) == pytest.approx(800_000, abs=1_000)
+    assert throughput.peak_memory(lambda: None) == 0
 
 
 def test_training_memory_grows_with_the_batch_and_leaves_the_model_alone():

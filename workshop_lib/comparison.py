@@ -9,7 +9,6 @@ Notable choices
 from __future__ import annotations
 
 import copy
-import gc
 import json
 import math
 import statistics
@@ -27,38 +26,16 @@ from workshop_lib.architectures.attention import causal_mask, scaled_dot_product
 from workshop_lib.architectures.families import TITLES as TITLES
 from workshop_lib.architectures.families import build_model, families, heads_of
 from workshop_lib.architectures.language_model import LanguageModel, state_bytes
-from workshop_lib.constrained import token_bytes
 from workshop_lib.optimization import optimizers, set_learning_rate
 from workshop_lib.packing import Batches, Validation, encode, pack, read_documents, validation_windows
 from workshop_lib.pretraining import train
-from workshop_lib.throughput import fast_arithmetic, matmul_peak
+from workshop_lib.segmentation import token_bytes
+from workshop_lib.throughput import fast_arithmetic, matmul_peak, peak_memory
 
 STEPS = 15  # decoding steps that are timed at each length
 
 
 # --- memory and time -------------------------------------------------------------------------------------------
-
-
-def peak_memory(run: Callable[[], object]) -> int:
-    """Bytes that `run` held at its highest, beyond what was there before.
-
-    Counted from the tensor allocator's own record (on a CPU torch.profiler's, on a GPU its statistics): every tensor and every
-    buffer that an operation takes from it, nothing of the interpreter, the libraries' code or matrix libraries' scratch space.
-    """
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    gc.collect()  # what an earlier run left behind must not be freed in this one
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=False) as profile:
-        run()
-    changes = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    changes.sort(key=lambda event: event.start_ns())
-    held = np.cumsum([0] + [event.nbytes() for event in changes])
-    return int(held.max())
 
 
 def training_memory(model: LanguageModel, settings, inputs: torch.Tensor, targets: torch.Tensor) -> int:
@@ -171,7 +148,10 @@ def stream(validation: Validation, tokenizer, length: int, rows: int) -> Stream:
     if rows < 1:
         raise WorkshopError(f"검증 문서를 이어 붙여도 {len(ids):,}토큰이라 {length:,}토큰의 긴 글을 만들 수 없다. 길이를 줄인다.")
     # A character counts where it begins: bytes 10xxxxxx only continue one.
-    size = np.array([sum(byte & 0xC0 != 0x80 for byte in piece or b"") for piece in token_bytes(tokenizer)])
+    special = set(tokenizer.all_special_ids)
+    names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    pieces = [b"" if number in special else token_bytes(name) for number, name in enumerate(names)]
+    size = np.array([sum(byte & 0xC0 != 0x80 for byte in piece) for piece in pieces])
     cut = np.stack([ids[row * length : (row + 1) * length + 1] for row in range(rows)])
     return Stream(cut, size[cut[:, 1:]])
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import shutil
 import time
+from collections.abc import Callable
 from functools import cache
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -79,3 +82,25 @@ class fast_arithmetic:
     def __exit__(self, *error: object) -> None:
         torch.set_float32_matmul_precision(self.before)
         torch.set_flush_denormal(False)
+
+
+def peak_memory(run: Callable[[], object]) -> int:
+    """Bytes that `run` held at its highest, beyond what was there before.
+
+    Counted from the tensor allocator's own record (on a CPU torch.profiler's, on a GPU its statistics): every tensor and every
+    buffer that an operation takes from it, nothing of the interpreter, the libraries' code or matrix libraries' scratch space.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    gc.collect()  # what an earlier run left behind must not be freed in this one
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=False) as profile:
+        run()
+    changes = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes.sort(key=lambda event: event.start_ns())
+    held = np.cumsum([0] + [event.nbytes() for event in changes])
+    return int(held.max())
