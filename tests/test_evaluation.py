@@ -348,6 +348,7 @@ def test_stage_measures_every_task(finished):
         assert 0 <= metrics[f"{name}_ci_low"] <= metrics[f"{name}_accuracy"] <= metrics[f"{name}_ci_high"] <= 1
         for method in ("zero_shot", "tfidf", "majority") if TASKS[name].labels else ():
             assert 0 <= metrics[f"{name}_{method}_accuracy"] <= 1
+    assert {"nli_partial_accuracy", "boolq_partial_accuracy", "sts_partial_accuracy"} <= metrics.keys()
     assert metrics["bpc"] > 0 and metrics["sts_pearson_ci_low"] <= metrics["sts_pearson"] <= metrics["sts_pearson_ci_high"]
     assert {"reading_f1", "sentiment_same_place", "nli_wording_spread", "topics_contaminated"} <= metrics.keys()
 

@@ -46,7 +46,8 @@ class Wording:
 
 @dataclass(frozen=True)
 class Task:
-    """A benchmark. `labels`: names of the labels in order; none for a task that is answered in free text."""
+    """A benchmark. `labels`: names of the labels in order; none for a task that is answered in free text. `part`: the field that ought
+    not to be enough for an answer; where it is, the set has a flaw."""
 
     name: str
     title: str
@@ -55,6 +56,7 @@ class Task:
     wordings: tuple[Wording, ...]
     test: tuple[dict, ...] = ()
     train: tuple[dict, ...] = ()
+    part: str = ""
 
     def shots(self, n: int) -> list[dict]:
         """The first `n` examples for a prompt: training rows, the labels in turn."""
@@ -77,7 +79,7 @@ TASKS = {
             Wording("전제: {premise}\n가설: {hypothesis}\n관계:", ("함의", "중립", "모순")),
             Wording("{premise}\n질문: {hypothesis} 맞는 말인가?\n답:", ("예", "모른다", "아니요")),
             Wording("{premise}\n{hypothesis}\n앞 문장에 따르면 뒤 문장은", ("참이다", "알 수 없다", "거짓이다")),
-        )),
+        ), part="hypothesis"),
         Task("topics", "기사 주제", ("title",), public.TOPICS, (
             Wording("제목: {title}\n분야:", public.TOPICS),
             Wording("{title}\n질문: 어느 분야의 기사인가?\n답:", public.TOPICS),
@@ -87,12 +89,12 @@ TASKS = {
             Wording("{paragraph}\n질문: {question}\n답:", ("아니요", "예")),
             Wording("글: {paragraph}\n물음: {question}\n그런가?", ("아니다", "그렇다")),
             Wording("{paragraph}\n{question} 이 물음에 대한 답은", ("거짓이다", "참이다")),
-        )),
+        ), part="question"),
         Task("sts", "문장 유사도", ("sentence1", "sentence2"), ("다르다", "같다"), (
             Wording("문장 1: {sentence1}\n문장 2: {sentence2}\n두 문장의 뜻은", ("다르다", "같다")),
             Wording("{sentence1}\n{sentence2}\n질문: 두 문장은 같은 뜻인가?\n답:", ("아니요", "예")),
             Wording("{sentence1} 다시 말해, {sentence2}\n이 말은", ("거짓이다", "참이다")),
-        )),
+        ), part="sentence2"),
         Task("sentiment", "영화평 감성", ("document",), ("부정", "긍정"), (
             Wording("리뷰: {document}\n평가:", ("부정", "긍정")),
             Wording("{document}\n질문: 이 영화를 추천하는가?\n답:", ("아니요", "예")),

@@ -119,6 +119,8 @@ def evaluate_task(
     add("majority", np.full(len(gold), majority(task)))
     if len({row["label"] for row in task.train}) > 1:
         add("tfidf", tfidf(task))
+        if task.part:
+            add("partial", tfidf(task, (task.part,)))
     asked = classify(model, tokenizer, task)
     add("zero_shot", asked.predictions)
     result.notes["truncated"] = asked.scores.truncated / len(gold)
