@@ -9,7 +9,8 @@ import numpy as np
 
 TITLES = {
     "head": "미세조정한 분류기", "tfidf": "TF-IDF + 로지스틱 회귀", "partial": "한쪽 글만 읽은 TF-IDF", "majority": "다수 라벨",
-    "zero_shot": "예시 없이 묻기", "calibrated": "예시 없이 묻고 버릇을 뺌", "few_shot": "예시와 함께 묻기", "written": "모델이 쓴 답", "random_word": "글에서 아무 낱말",
+    "zero_shot": "예시 없이 묻기", "calibrated": "예시 없이 묻고 버릇을 뺌", "few_shot": "예시와 함께 묻기",
+    "written": "모델이 쓴 답", "random_word": "글에서 아무 낱말",
 }
 PAIRS = (("head", "tfidf"), ("head", "zero_shot"), ("calibrated", "zero_shot"), ("few_shot", "zero_shot"), ("written", "random_word"))
 EXAMPLES = 4  # of each task, from the course's own items only

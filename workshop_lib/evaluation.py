@@ -278,7 +278,10 @@ def _perplexities(model, tokenizer, corpus: Path, settings, job) -> tuple[dict, 
     from workshop_lib.packing import read_documents
     from workshop_lib.pretraining import held_out
 
-    size = SimpleNamespace(validation_chars=settings.validation_chars, context=model.config.max_position_embeddings)
+    meta = job.inputs["base_model"] / "meta.json"  # as many characters as week 5 took: the same number again
+    known = json.loads(meta.read_text(encoding="utf-8"))["settings"] if meta.is_file() else {}
+    chars = known.get("validation_chars", settings.validation_chars)
+    size = SimpleNamespace(validation_chars=chars, context=model.config.max_position_embeddings)
     kind = (lambda source: "nsmc" if source == "nsmc" else "prose") if job.data else None  # as week 5 takes them
     validation = held_out(corpus / "validation.jsonl", tokenizer, size, job.seed, kind)
     train, test = (_some(read_documents(corpus / f"{name}.jsonl", job.seed), n) for name, n in (
