@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -10,6 +10,7 @@ from workshop_lib import WorkshopError
 from workshop_lib.evaluation import bootstrap_interval, mcnemar, paired_bootstrap, wilson_interval
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.5, 0.9, 0.95, 0.999]))
 def test_wilson_is_scipys(case, confidence):
     correct, total = case
@@ -58,6 +59,7 @@ def test_bootstrap_is_the_same_again_and_other_with_another_seed():
     assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=300))
 def test_mcnemar_is_scipys_binomial_test(pairs):
     first, second = zip(*pairs)

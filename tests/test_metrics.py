@@ -33,6 +33,7 @@ class Split:
         self.tokenize = lambda text: scores.units(text, by)
 
 
+@settings(deadline=None)
 @given(LABELS)
 def test_labels_are_scikit_learns(lists):
     said, true = lists
@@ -96,6 +97,7 @@ def test_answers():
     assert scores.exact_match(["가"], ["나"]) == 0
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_bounds(texts):
     for score in (scores.chrf, scores.char_f1, scores.exact_match):

@@ -164,7 +164,7 @@ class EvaluationSettings:
     max_shots: int = 5  # examples in a prompt, where the context holds them
     sensitivity_items: int = 60  # rows asked again in other words and with the options in other orders
     contamination_words: int = 8
-    validation_chars: int = 100_000  # held-out text of each source, for bits per character: as many as in week 5
+    validation_chars: int = 100_000  # held-out text of each source, for bits per character, where week 5 does not say how many
     ngram_chars: int = 300_000  # text for the n-gram models that compare tokenizers
     full_rate: float = 2e-3
     epochs: int = 2
