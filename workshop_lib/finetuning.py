@@ -43,6 +43,7 @@ from workshop_lib.classification import pool_last as pool_last
 from workshop_lib.classification import predict as predict
 from workshop_lib.labelled import LABELS, sentiment, unlabelled
 from workshop_lib.optimization import clip_by_global_norm, cosine_with_warmup, decay_groups
+from workshop_lib.throughput import peak_memory
 
 METHODS = {
     "full": "전체 미세조정", "linear_probe": "선형 탐침", "lora": "LoRA", "dora": "DoRA", "ia3": "IA³", "waveft": "WaveFT",
@@ -237,21 +238,9 @@ def peak_mb(model: nn.Module, stepper: torch.optim.Optimizer, work) -> float:
     stepper.zero_grad(set_to_none=True)
     state = [value for slot in stepper.state.values() for value in slot.values() if torch.is_tensor(value)]
     held = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers(), *state])
-    if next(model.parameters()).is_cuda:
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        work()
-        highest = torch.cuda.max_memory_allocated() - before
-    else:
-        from torch.profiler import ProfilerActivity, profile
-
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:
-            work()
-        changes = [(event.start_ns(), event.nbytes()) for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
-        highest = max(np.cumsum([size for _, size in sorted(changes, key=lambda change: change[0])]), default=0)
+    highest = peak_memory(work)
     stepper.zero_grad(set_to_none=True)
-    return (held + float(highest)) / 1e6
+    return (held + highest) / 1e6
 
 
 def score(result: Result, held_out: Encoded) -> Result:

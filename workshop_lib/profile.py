@@ -205,7 +205,7 @@ PROFILES = {
             # Of what 2 cores do in a minute: narrow and many tokens beats wide and few, Muon beats AdamW, an early decay a late one.
             hidden_size=128, layers=4, heads=2, kv_heads=2, intermediate_size=384,
             context=128, batch_size=16, steps=600, learning_rate=1e-2, optimizer="muon", muon_iterations=3, schedule="wsd",
-            warmup_steps=20, decay_fraction=0.9, evaluate_every=100, checkpoint_every=100, sample_every=150, validation_chars=100_000,
+            warmup_steps=20, decay_fraction=0.9, evaluate_every=100, checkpoint_every=100, sample_every=150, validation_chars=130_000,
         ),
         task_model=TaskModelSettings(
             rows=4_000, held_out=8_000, bundled_rows=800, bundled_held_out=800, curve=(200, 800, 4_000), sweep_rows=800,
