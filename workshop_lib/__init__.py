@@ -4,6 +4,7 @@ One module a week, each a floor above what it imports. Importing this package lo
 torch, transformers and matplotlib are imported by the functions that need them.
 """
 
+import logging
 import os
 
 __version__ = "0.1.0"
@@ -12,6 +13,8 @@ __version__ = "0.1.0"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # torch's profiler (memory measurements of week 4) announces every start and stop on stderr. Read at the same moment.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+# bitsandbytes, which transformers and PEFT load, remarks on a faster kernel that it could download.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 class WorkshopError(ValueError):

@@ -6,7 +6,6 @@ PEFT, bitsandbytes and everything that serves models take it as it is.
 
 from __future__ import annotations
 
-import logging
 import random
 import warnings
 from collections.abc import Iterator, Sequence
@@ -131,8 +130,7 @@ def _four_bits() -> dict:
 
 
 def peft_library():
-    """PEFT, without the remarks of bitsandbytes on import, and of transformers on a name that PEFT still asks it for."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    """PEFT, without the remark of transformers on a name that PEFT still asks it for."""
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
     import peft
 
