@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 512  # tokens whose logits are alive at once; 256 to 1,024 are equally fast
+FEW = 32  # tokens to decode at once, up to which it is cheaper to reorder their queries and keys than the weights
 
 
 def _by_hand(x: Tensor) -> bool:
@@ -91,7 +92,7 @@ def rotated_projection(
     transformers pairs dimension i with i + head / 2. Queries and keys meet only in their dot product, so their dimensions
     may be reordered together: with pairs side by side, a rotation is one complex product.
     """
-    if x.shape[1] == 1 and not torch.is_grad_enabled():  # a decoding step: reorder two vectors rather than two matrices
+    if x.shape[1] <= FEW and not torch.is_grad_enabled():  # a decoding step: reorder vectors rather than two matrices
         q, k, v = (F.linear(x, weight).unflatten(-1, (-1, head)) for weight in (q, k, v))
         q, k = (torch.view_as_real(torch.complex(*y.float().chunk(2, -1)) * turn).flatten(-2).to(y.dtype) for y in (q, k))
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)

@@ -106,7 +106,7 @@ class Attention(nn.Module):
         return self.extend(x, turn, None)[0]
 
     def extend(self, x: Tensor, turn: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
-        """x: (batch, time, width), with rotations `turn` for its positions: a whole text (cache None), or one more token.
+        """x: (batch, time, width), with rotations `turn` for its positions: a whole text (cache None), or what comes after it.
 
         Returns what attention adds, and the keys and values so far, (batch, kv heads, positions, head) each. A cached key is
         already turned, in the order of dimensions of `rotated_projection`.
@@ -117,8 +117,11 @@ class Attention(nn.Module):
             y = F.scaled_dot_product_attention(q, k, v, is_causal=self.is_causal, enable_gqa=self.heads != self.kv_heads)
         else:
             k, v = torch.cat((cache[0], k), dim=2), torch.cat((cache[1], v), dim=2)
+            new, total, mask = q.shape[2], k.shape[2], None
+            if new > 1 and self.is_causal:  # each of several new tokens sees the cache and the new ones up to itself
+                mask = q.new_ones(new, total, dtype=torch.bool).tril(total - new).repeat(self.heads // self.kv_heads, 1)
             # Query heads that share a key head ask the same cache: several queries of one head, instead of copies of the cache.
-            y = F.scaled_dot_product_attention(q.reshape(len(q), self.kv_heads, -1, self.head), k, v).view(q.shape)
+            y = F.scaled_dot_product_attention(q.reshape(len(q), self.kv_heads, -1, self.head), k, v, attn_mask=mask).view(q.shape)
         return self.o_proj(y.transpose(1, 2).flatten(2)), (k, v)
 
 
