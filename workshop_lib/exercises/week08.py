@@ -13,6 +13,7 @@ from workshop_lib.distillation import distillation_loss
 from workshop_lib.exercises import Exercise, Mistake, checker
 from workshop_lib.inference import accept, cached_attention, percentile
 from workshop_lib.quantization import absmax_int8, pack_int4, quantize_groups
+from workshop_lib.thinking import remaining
 
 
 def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -275,6 +276,23 @@ def _accept(kept=lambda p, q, u: u * q < p, residual=lambda target, draft: (targ
     return rule
 
 
+# ---------------------------------------------------------------------------------------------- remaining
+
+
+def _remaining_cases():
+    return [(512, 100), (512, 40, 600, 130), (512, 100, 128, 110), (64, 64), (100, 30, 128, 140), (50, 0, 300, 20)]
+
+
+def _remaining(left=lambda most, used: most - used, room=lambda context, read, used: context - read, least=0, choose=min):
+    def count(max_tokens, used, context=None, read=0):
+        tokens = left(max_tokens, used)
+        if context is not None and room:
+            tokens = choose(tokens, room(context, read, used))
+        return tokens if least is None else max(least, tokens)
+
+    return count
+
+
 # ---------------------------------------------------------------------------------------------- declarations
 
 EXERCISES = [
@@ -432,6 +450,24 @@ EXERCISES = [
                     "버린 뒤에 목표에서 그대로 뽑았다. 초안이 자주 내놓는 토큰이 두 번 기회를 얻는다."),
             Mistake(_accept(residual=lambda target, draft: (target - draft).abs()), "차이의 절댓값에서 뽑았다. 초안이 더 큰 자리는 0이다."),
             Mistake(_accept(scale=False), "남은 것의 합이 1이 아니다. 합으로 나누어 확률로 만든다."),
+        ),
+    ),
+    Exercise(
+        name="remaining", title="생각하고 남은 토큰", difficulty=2, minutes=10, reference=remaining, cases=_remaining_cases,
+        hints=(
+            "max_tokens는 생각과 답을 더한 상한이다. 생각에 쓴 만큼을 빼야 답의 몫이 된다.",
+            "문맥 길이를 알면 답은 문맥에 남은 자리보다 길 수 없다. 둘째 요청이 읽는 글(read)에는 생각이 이미 들어 있다.",
+            "`max_tokens - used`와 `context - read` 가운데 작은 쪽을 고르되 0보다 작으면 0이다. context가 None이면 앞의 것만 본다.",
+        ),
+        mistakes=(
+            Mistake(_remaining(left=lambda most, used: most), "max_tokens를 그대로 주었다. 생각에 쓴 토큰만큼 상한을 넘긴다."),
+            Mistake(_remaining(least=None), "남은 것이 음수가 되었다. 서버는 음수인 max_tokens를 거절한다. 0보다 작으면 0이다."),
+            Mistake(_remaining(least=1), "남은 것이 없는데도 1을 주었다. 없으면 0이다."),
+            Mistake(_remaining(room=None), "문맥에 남은 자리를 보지 않았다. 긴 대화에서는 답이 문맥을 넘는다."),
+            Mistake(_remaining(room=lambda context, read, used: context - read - used),
+                    "생각을 두 번 뺐다. read는 둘째 요청이 읽는 글이고 그 안에 생각이 이미 있다."),
+            Mistake(_remaining(room=lambda context, read, used: context), "문맥 길이를 그대로 썼다. 이미 읽은 글이 차지한 자리를 뺀다."),
+            Mistake(_remaining(choose=max), "큰 쪽을 골랐다. 두 상한을 모두 지켜야 하므로 작은 쪽이다."),
         ),
     ),
 ]
