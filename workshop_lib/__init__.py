@@ -15,6 +15,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 # bitsandbytes, which transformers and PEFT load, remarks on a faster kernel that it could download.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+# torchao, which PEFT loads too, names the GPU kernels that a CPU has not, and an enumeration that torch would write otherwise.
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 class WorkshopError(ValueError):

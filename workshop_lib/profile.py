@@ -198,8 +198,8 @@ PROFILES = {
         tokenizer=TokenizerSettings(vocab_size=2_048, train_chars=2_000_000, max_length=128),
         comparison=ComparisonSettings(
             # Small batches: at so few tokens many steps teach more. Fewer, and no architecture reads far enough back to be told apart.
-            parameters=500_000, width=96, layers=3, context=128, batch_size=4, steps=320, learning_rate=1.5e-2, muon_iterations=3,
-            evaluate_every=80,
+            parameters=250_000, width=64, layers=3, context=64, batch_size=8, steps=240, learning_rate=1.5e-2, muon_iterations=3,
+            evaluate_every=60,
         ),
         base_model=BaseModelSettings(
             # Of what 2 cores do in a minute: narrow and many tokens beats wide and few, Muon beats AdamW, an early decay a late one.
