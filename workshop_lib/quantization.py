@@ -53,15 +53,19 @@ def quantize_groups(weight: Tensor, bits: int = 4, group: int = 64) -> tuple[Ten
     is, like every other, at most half a scale off. weight: (out, in); group: a divisor of `in`, or `in` itself for one scale a row.
     Returns codes int8 (out, in) and scales (out, in / group). Raises WorkshopError for a group that does not fit, or bits outside 2…8.
     """
-    blocks = _groups(weight, bits, group)  # (out, in / group, group)
-    scales = group_scales(blocks, bits)
-    codes = (blocks / scales.unsqueeze(-1)).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    return codes.flatten(1).to(torch.int8), scales
+    scales = group_scales(_groups(weight, bits, group), bits)
+    return nearest_codes(weight, scales, bits), scales
 
 
 def dequantize_groups(codes: Tensor, scales: Tensor) -> Tensor:
     """The weights that the codes stand for: codes (out, in), scales (out, groups) to (out, in) in the scales' type."""
     return (codes.unflatten(1, (scales.shape[1], -1)) * scales.unsqueeze(-1)).flatten(1)
+
+
+def nearest_codes(weight: Tensor, scales: Tensor, bits: int) -> Tensor:
+    """The nearest code for every weight where the scales are given: weight (out, in), scales (out, groups) to int8 (out, in)."""
+    levels = weight.unflatten(1, (scales.shape[1], -1)) / scales.unsqueeze(-1)
+    return levels.round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1).flatten(1).to(torch.int8)
 
 
 def group_scales(blocks: Tensor, bits: int) -> Tensor:
