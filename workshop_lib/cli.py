@@ -79,6 +79,16 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--temperature", type=_temperature, default=0.8, metavar="T", help="0이면 가장 그럴듯한 토큰만 (기본: 0.8)")
     chat.add_argument("--max-tokens", type=_count, default=120, metavar="N", help="이어 쓸 토큰 수 (기본: 120)")
     _workspace_options(chat)
+    serve = command("serve", _serve, "모델을 OpenAI 형식의 서버로 띄운다 (Ctrl-C로 멈춘다)")
+    serve.add_argument("--model", type=Path, metavar="DIR", help="모델 폴더 (기본: 작업 폴더의 base_model)")
+    serve.add_argument("--host", default="127.0.0.1", metavar="H", help="주소. 0.0.0.0이면 다른 기계도 부를 수 있다 (기본: 127.0.0.1)")
+    serve.add_argument("--port", type=_port, default=8000, metavar="P", help="포트. 0이면 빈 포트 (기본: 8000)")
+    serve.add_argument("--max-batch", type=_count, default=8, metavar="N", help="한꺼번에 답할 요청 수 (기본: 8)")
+    serve.add_argument("--queue", type=_count, default=64, metavar="N", help="그 밖에 기다리게 할 요청 수 (기본: 64)")
+    serve.add_argument("--timeout", type=_seconds, default=60.0, metavar="초", help="요청 하나에 쓸 시간 (기본: 60)")
+    serve.add_argument("--name", metavar="이름", help="요청에 쓸 모델 이름 (기본: 폴더 이름)")
+    serve.add_argument("--end-with-stdin", action="store_true", help=argparse.SUPPRESS)
+    _workspace_options(serve)
     data = command("data", _data, "공개 데이터를 내려받거나 폴더를 살펴본다")
     data.add_argument("action", choices=("get", "check"), help="get: 내려받기, check: 읽어 보기")
     data.add_argument("folder", type=Path, help="데이터 폴더")
@@ -120,6 +130,22 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) <= 65_535):
+        raise argparse.ArgumentTypeError(f"포트 '{text}'은(는) 0에서 65535 사이의 정수가 아니다")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 86_400:
+        raise argparse.ArgumentTypeError(f"'{text}'은(는) 0보다 크고 86400 이하인 초가 아니다")
+    return value
+
+
 def _workspace(options: argparse.Namespace):
     from workshop_lib.profile import get_profile
     from workshop_lib.workspace import current
@@ -156,19 +182,32 @@ def _doctor(options: argparse.Namespace) -> None:
     print(doctor_table(doctor()))
 
 
-def _chat(options: argparse.Namespace) -> None:
+def _finished_model(options: argparse.Namespace) -> Path:
     workspace = _workspace(options)
     if workspace.status("base_model") == "missing":
         raise WorkshopError("아직 모델이 없다. `workshop run --weeks 1-5`로 먼저 만든다.")
     if name := workspace.damaged("base_model"):
         raise WorkshopError(f"{workspace.path('base_model') / name} 파일이 없어졌거나 잘렸다. `workshop run --weeks 1-5`로 다시 만든다.")
+    return workspace.path("base_model")
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from workshop_lib import serving
+
+    folder = options.model.expanduser() if options.model else _finished_model(options)
+    serving.serve(folder, options.host, options.port, max_batch=options.max_batch, queue=options.queue, timeout=options.timeout,
+                  name=options.name, end_with_stdin=options.end_with_stdin)  # fmt: skip
+    print("서버를 멈추었다.")
+
+
+def _chat(options: argparse.Namespace) -> None:
+    folder = _finished_model(options)
     if not sys.stdin.isatty():
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     from workshop_lib.checkpoints import load_model
     from workshop_lib.pretraining import complete
     from workshop_lib.tokenization import load
 
-    folder = workspace.path("base_model")
     model, tokenizer = load_model(folder), load(folder)
     print("첫 문장을 쓰면 모델이 이어 쓴다. 그만두려면 빈 줄 또는 Ctrl-D.")
     turn = 0

@@ -1,0 +1,424 @@
+"""`workshop serve`: a model behind the protocol of OpenAI, and the same server as a subprocess for notebooks and tests.
+
+/v1/models, /v1/completions and /v1/chat/completions (whole or streamed), /health, and /metrics for Prometheus. `protocol` reads the
+requests, `engine` writes the answers; here they meet.
+
+Notable choices
+- As in vLLM, a prompt and max_tokens that together exceed the context are refused (400, `context_length_exceeded`).
+- The status is sent when the first token is there: a request that is refused or times out in the queue gets 429 or 504, also with
+  stream=true. The engine lets go of a request as soon as its client has left.
+- A server started by `start` watches a pipe that only its parent holds, and ends with it, however the parent ends.
+"""
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workshop_lib import WorkshopError
+from workshop_lib.protocol import CLIENT_GONE, Form, Order, Refused, count_usage, failure, parse
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request, Response
+    from openai import OpenAI
+
+    from workshop_lib.engine import Engine, Piece, Ticket
+
+MOST_BODY = 1 << 20  # bytes of a request
+MOST_DRAINED = 64 << 20  # bytes of a refused body that are read, so that its sender comes to read the refusal
+READY = "준비됨: "
+
+
+class Metrics:
+    """What Prometheus reads from /metrics."""
+
+    def __init__(self, engine: "Engine"):
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        buckets = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+        new = {"registry": self.registry}
+        self.requests = Counter("workshop_requests", "Requests by route and status", ("route", "status"), **new)
+        self.seconds = Histogram("workshop_request_seconds", "From request to the end of the answer", ("route",), buckets=buckets, **new)
+        self.first = Histogram("workshop_time_to_first_token_seconds", "From request to first token", buckets=buckets, **new)
+        self.tokens = Counter("workshop_tokens", "Tokens read (prompt) and written (completion)", ("kind",), **new)
+        Gauge("workshop_queue_length", "Requests that wait for a row", **new).set_function(lambda: engine.waiting)
+        Gauge("workshop_running", "Requests in the batch", **new).set_function(lambda: engine.running)
+        for kind in ("prompt", "completion"):
+            self.tokens.labels(kind)
+
+    def answered(self, route: str, status: int, seconds: float, tickets: list["Ticket"], prompt_tokens: int) -> None:
+        self.requests.labels(route, str(status)).inc()
+        self.seconds.labels(route).observe(seconds)
+        self.tokens.labels("prompt").inc(prompt_tokens)
+        self.tokens.labels("completion").inc(sum(len(ticket.tokens) for ticket in tickets))
+        for ticket in tickets:
+            if ticket.first is not None:
+                self.first.observe(ticket.first - ticket.submitted)
+
+
+# --- the server ---------------------------------------------------------------------------------------------------------
+
+
+def application(engine: "Engine", model: str, timeout: float = 60.0) -> "FastAPI":
+    """The HTTP side of an engine. `model`: its name in requests; `timeout`: seconds from a request's arrival to the end of its answer."""
+    from fastapi import FastAPI, Request
+    from fastapi.responses import JSONResponse, PlainTextResponse
+    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+    from starlette.exceptions import HTTPException
+
+    app = FastAPI(title="workshop serve", docs_url=None, redoc_url=None, openapi_url=None)
+    metrics = Metrics(engine)
+    started = int(time.time())
+    card = {"id": model, "object": "model", "created": started, "owned_by": "workshop", "max_model_len": engine.context}
+
+    @app.get("/v1/models")
+    async def models() -> dict:
+        return {"object": "list", "data": [card]}
+
+    @app.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> dict:
+        if name != model:
+            raise Refused(404, f"'{name[:100]}' 모델은 없다. 이 서버의 모델은 '{model}'이다.", "model", "model_not_found")
+        return card
+
+    @app.get("/health")
+    async def health():
+        state = {"status": "ok" if engine.alive else "stopped", "model": model, "running": engine.running, "waiting": engine.waiting}
+        return JSONResponse(state, 200 if engine.alive else 503)
+
+    @app.get("/metrics")
+    async def measured():
+        return PlainTextResponse(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.post("/v1/completions")
+    async def completions(request: Request):
+        return await _answer(request, engine, metrics, model, timeout, chat=False)
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request):
+        return await _answer(request, engine, metrics, model, timeout, chat=True)
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, error: Refused):
+        return JSONResponse(error.body, error.status, error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException):
+        metrics.requests.labels("other", str(error.status_code)).inc()
+        known = {404: f"{request.url.path} 주소는 없다.", 405: f"{request.method}로는 부를 수 없는 주소다."}
+        message = known.get(error.status_code, str(error.detail))
+        return JSONResponse(Refused(error.status_code, message).body, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def broken(_: Request, error: Exception):
+        return JSONResponse(Refused(500, "서버 안에서 오류가 났다. 서버의 기록을 본다.", code="internal_error").body, 500)
+
+    return app
+
+
+async def _answer(request: "Request", engine: "Engine", metrics: Metrics, model: str, timeout: float, chat: bool) -> "Response":
+    """One request from its body to its answer; every way out is counted once."""
+    from fastapi.responses import JSONResponse, StreamingResponse
+
+    route, arrived = request.url.path, time.monotonic()
+    tickets: list[Ticket] = []
+    counted = False
+
+    def count(status: int) -> None:
+        nonlocal counted
+        if not counted:
+            counted = True
+            asked = count_usage(tickets, len(order.prompts))["prompt_tokens"] if tickets else 0
+            metrics.answered(route, status, time.monotonic() - arrived, tickets, asked)
+
+    try:
+        order = parse(await _json(request, timeout), chat, model, engine.tokenizer, engine.max_batch)
+        pieces = _submit(order, engine, timeout, tickets)
+        leaving = asyncio.create_task(_cancel_when_gone(request, tickets))
+    except Refused as refusal:
+        count(refusal.status)
+        raise
+    form = Form(chat, model, f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}", int(time.time()))
+    if order.stream:
+        first = await anext(pieces)
+        if refusal := failure(first[1].finish, timeout):
+            leaving.cancel()
+            count(refusal.status)
+            raise refusal
+
+        async def events() -> AsyncIterator[str]:
+            status = CLIENT_GONE  # unless it comes to the end
+            try:
+                async for event, status_now in _stream(first, pieces, tickets, order, form, timeout):
+                    status = status_now or status
+                    yield f"data: {event if isinstance(event, str) else json.dumps(event, ensure_ascii=False)}\n\n"
+            finally:
+                leaving.cancel()
+                for ticket in tickets:
+                    ticket.cancel()
+                count(status)
+
+        return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    texts = [""] * len(tickets)
+    async for index, piece in pieces:
+        texts[index] += piece.text
+        if refusal := failure(piece.finish, timeout):
+            for ticket in tickets:
+                ticket.cancel()
+            leaving.cancel()
+            count(refusal.status)
+            raise refusal
+    leaving.cancel()
+    count(200)
+    return JSONResponse(form.whole(texts, [ticket.finish for ticket in tickets], count_usage(tickets, len(order.prompts))))
+
+
+def _submit(order: Order, engine: "Engine", timeout: float, tickets: list["Ticket"]) -> AsyncIterator[tuple[int, "Piece"]]:
+    """Hand the order to the engine (its tickets are put into `tickets`); the pieces of all answers as they come, with their numbers."""
+    from workshop_lib.engine import QueueFull, TooLong
+
+    loop, arriving = asyncio.get_running_loop(), asyncio.Queue()
+    prompts = [ids for ids in order.prompts for _ in range(order.n)]
+    seeds = [None if order.seed is None else order.seed + number % order.n for number in range(len(prompts))]
+    listeners = [
+        lambda piece, index=index: loop.call_soon_threadsafe(arriving.put_nowait, (index, piece)) for index in range(len(prompts))
+    ]
+    room = order.max_tokens or max(1, engine.context - max(map(len, prompts)))
+    try:
+        tickets += engine.submit_all(prompts, room, order.sampling, seeds, order.stop, timeout, order.ignore_end, listeners)
+    except TooLong as error:
+        raise Refused(400, str(error), "messages" if order.max_tokens is None else "max_tokens", "context_length_exceeded") from error
+    except QueueFull as error:
+        raise Refused(429, str(error), code="queue_full") from error
+    except WorkshopError as error:
+        raise Refused(400 if engine.alive else 503, str(error)) from error
+
+    async def pieces() -> AsyncIterator[tuple[int, "Piece"]]:
+        going = len(tickets)
+        while going:
+            index, piece = await arriving.get()
+            going -= piece.finish is not None
+            yield index, piece
+
+    return pieces()
+
+
+async def _stream(first, pieces, tickets, order: Order, form: Form, timeout: float) -> AsyncIterator[tuple[dict | str, int | None]]:
+    """The events of a stream, and the status for the metrics where it is known."""
+    empty = {"usage": None} if order.usage_at_end else {}  # OpenAI's form: null in all but the last chunk
+    if form.chat:
+        for index in range(len(tickets)):
+            yield form.part(index, "", None, opening=True) | empty, None
+
+    async def all_pieces():
+        yield first
+        async for item in pieces:
+            yield item
+
+    async for index, piece in all_pieces():
+        if refusal := failure(piece.finish, timeout):
+            yield json.dumps(refusal.body, ensure_ascii=False), refusal.status
+            return
+        if piece.text and form.chat and piece.finish:  # the last words and the end are two chunks in a chat
+            yield form.part(index, piece.text, None) | empty, None
+            yield form.part(index, "", piece.finish) | empty, None
+        else:
+            yield form.part(index, piece.text, piece.finish) | empty, None
+    if order.usage_at_end:
+        yield form.last(count_usage(tickets, len(order.prompts))), None
+    yield "[DONE]", 200
+
+
+async def _cancel_when_gone(request: "Request", tickets: list["Ticket"]) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    for ticket in tickets:
+        ticket.cancel()
+
+
+async def _json(request: "Request", timeout: float) -> Any:
+    """The body of a request. Raises Refused where it is too large, too slow, or no JSON."""
+    body, size = bytearray(), 0
+    try:
+        async with asyncio.timeout(timeout):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size <= MOST_BODY:
+                    body += chunk
+                elif size > MOST_DRAINED:
+                    break
+    except TimeoutError as error:
+        raise Refused(408, f"{timeout:g}초 안에 본문이 다 오지 않았다.", code="timeout") from error
+    if size > MOST_BODY:
+        raise Refused(413, f"본문이 {MOST_BODY >> 20} MB보다 크다.", code="body_too_large")
+    try:
+        return json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, f"본문이 UTF-8로 쓴 JSON이 아니다: {str(error)[:100]}", code="invalid_json") from error
+
+
+def load(folder: Path):
+    """(model, tokenizer) of a model folder. Raises WorkshopError where there is none, or a broken one."""
+    from workshop_lib import checkpoints, tokenization
+
+    if not folder.is_dir():
+        raise WorkshopError(f"모델 폴더 {folder}이(가) 없다. --model의 경로를 확인하거나 `workshop run --weeks 1-5`로 모델을 만든다.")
+    if not (folder / "config.json").is_file():
+        raise WorkshopError(f"{folder}은(는) 모델 폴더가 아니다(config.json이 없다). --model의 경로를 확인한다.")
+    return checkpoints.load_model(folder), tokenization.load(folder)
+
+
+def serve(
+    folder: Path, host: str = "127.0.0.1", port: int = 8000, *, max_batch: int = 8, queue: int = 64, timeout: float = 60.0,
+    name: str | None = None, end_with_stdin: bool = False,
+) -> None:  # fmt: skip
+    """Serve a model folder until Ctrl-C or SIGTERM; prints the address once it answers. Port 0: any free one.
+
+    Raises WorkshopError for a broken model folder or an address that cannot be had.
+    """
+    if end_with_stdin:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
+    with _listen(host, port) as listening:
+        import uvicorn
+
+        from workshop_lib.engine import Engine
+
+        engine = Engine(*load(folder), max_batch=max_batch, queue=queue)
+        app = application(engine, name or folder.resolve().name, timeout)
+        shown = f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{listening.getsockname()[1]}/v1"
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets=None) -> None:
+                await super().startup(sockets)
+                print(f"{READY}{address}", flush=True)
+
+            async def shutdown(self, sockets=None) -> None:
+                engine.close()  # the answers under way end now, so that their connections can
+                await super().shutdown(sockets)
+
+        config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=3)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises again what it was stopped by
+        try:
+            Server(config).run([listening])
+        except KeyboardInterrupt:
+            pass
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            engine.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        if os.name == "posix":
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(128)
+    except (OSError, OverflowError) as error:
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            raise WorkshopError(f"포트 {port}는 다른 프로그램이 쓰고 있다. 그것을 멈추거나 --port로 다른 포트를 고른다.") from error
+        raise WorkshopError(f"{host}:{port}에서 기다릴 수 없다({error}). --host와 --port를 확인한다.") from error
+    return listening
+
+
+def _end_with_stdin() -> None:
+    """Nobody writes to the pipe; it ends when the parent closes it or is gone."""
+    with contextlib.suppress(OSError, ValueError):
+        while sys.stdin.buffer.read(1):
+            pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+# --- a server for a notebook or a test ----------------------------------------------------------------------------------
+
+
+@dataclass
+class LocalServer:
+    """A `workshop serve` in a process of its own. url: its address, with /v1; model: the name to ask for."""
+
+    url: str
+    model: str
+    process: subprocess.Popen
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def client(self, **options) -> "OpenAI":
+        """The official client, pointed here."""
+        import openai
+
+        return openai.OpenAI(base_url=self.url, api_key="none", **options)
+
+    def metrics(self) -> str:
+        """The text of /metrics."""
+        with urllib.request.urlopen(self.url.removesuffix("/v1") + "/metrics", timeout=10) as answer:
+            return answer.read().decode("utf-8")
+
+    def stop(self) -> None:
+        """Ends the process; again, it does nothing."""
+        self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+
+
+def start(
+    folder: Path | str, *, max_batch: int = 8, queue: int = 64, timeout: float = 60.0, name: str | None = None, patience: float = 120.0
+) -> LocalServer:
+    """`workshop serve` on a free port of this machine; returns when it answers. It ends with `stop`, and with this process at the latest.
+
+    Raises WorkshopError, with the server's own words, when it does not come up within `patience` seconds.
+    """
+    folder = Path(folder).resolve()
+    command = [
+        sys.executable, "-m", "workshop_lib.cli", "serve", "--model", str(folder), "--port", "0", "--max-batch", str(max_batch),
+        "--queue", str(queue), "--timeout", str(timeout), "--end-with-stdin", *(["--name", name] if name else []),
+    ]  # fmt: skip
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, encoding="utf-8",
+                                   env=os.environ | {"PYTHONIOENCODING": "utf-8"})  # fmt: skip
+        impatient = threading.Timer(patience, process.kill)
+        impatient.start()
+        try:
+            line = next((line for line in process.stdout if line.startswith(READY)), None)
+        finally:
+            impatient.cancel()
+        server = LocalServer("" if line is None else line.removeprefix(READY).strip(), name or folder.name, process)
+        if line is None:
+            server.stop()
+            log.seek(0)
+            said = log.read()[-600:].strip().removeprefix("오류: ")
+            raise WorkshopError(said or f"서버가 {patience:g}초 안에 뜨지 않았다. 기계가 바쁘면 patience를 늘린다.")
+        return server
+
+
+@contextlib.contextmanager
+def running(folder: Path | str, **options) -> Iterator[LocalServer]:
+    """`start` for the length of a with block."""
+    server = start(folder, **options)
+    try:
+        yield server
+    finally:
+        server.stop()
