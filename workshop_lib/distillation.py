@@ -200,11 +200,12 @@ class Student:
 
 def training_settings(config: TransformerConfig, settings, rate: float) -> BaseModelSettings:
     """Week 5's settings for a model of this shape, with the steps, batch and rate of the compression section."""
+    tied = config.tie_word_embeddings
     return BaseModelSettings(
         hidden_size=config.hidden_size, layers=config.num_hidden_layers, heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads, intermediate_size=config.intermediate_size, context=config.max_position_embeddings,
-        tie_embeddings=config.tie_word_embeddings, rope_theta=config.rope_theta, batch_size=settings.distil_batch,
-        steps=settings.distil_steps, learning_rate=rate, optimizer="muon", muon_iterations=3, schedule="wsd", decay_fraction=0.9,
+        tie_embeddings=tied, rope_theta=config.rope_theta, batch_size=settings.distil_batch, steps=settings.distil_steps,
+        learning_rate=rate, embedding_rate=1.0 if tied else 0.5, optimizer="muon", muon_iterations=3, schedule="wsd", decay_fraction=0.9,
         warmup_steps=min(20, settings.distil_steps // 4), evaluate_every=max(1, settings.distil_steps // 4), checkpoint_every=10**9,
         sample_every=10**9,
     )
