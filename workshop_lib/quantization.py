@@ -110,6 +110,8 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
     """
     if codes.shape[-1] * bits % 8:
         raise WorkshopError(f"{bits}비트 값 {codes.shape[-1]}개는 바이트를 채우지 못한다. 개수를 8의 배수로 맞춘다.")
+    if bits == 8:
+        return codes.view(torch.uint8)
     if bits == 4:
         return pack_int4(codes)
     stream = (codes.unsqueeze(-1) >> torch.arange(bits, dtype=torch.int8, device=codes.device) & 1).flatten(-2)
@@ -119,6 +121,8 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
 
 def unpack_bits(packed: Tensor, bits: int) -> Tensor:
     """What `pack_bits` has packed: uint8 (..., n · bits / 8) to int8 (..., n)."""
+    if bits == 8:
+        return packed.view(torch.int8)
     if bits == 4:
         return unpack_int4(packed)
     stream = (packed.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8, device=packed.device) & 1).flatten(-2)

@@ -84,11 +84,16 @@ def quantize_weight(
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer that keeps `Codes` instead of its weight. x: (..., in) to (..., out)."""
+    """A linear layer that keeps `Codes` instead of its weight. x: (..., in) to (..., out).
 
-    def __init__(self, codes: Codes, bias: Tensor | None = None):
+    `integer`: multiply the codes themselves, with inputs rounded to 8 bits as well; for 8-bit codes with a scale a row.
+    """
+
+    def __init__(self, codes: Codes, bias: Tensor | None = None, integer: bool = False):
         super().__init__()
-        self.bits, self.normal = codes.bits, codes.normal
+        if integer and (codes.bits != 8 or codes.scales.shape != (len(codes.packed), 1) or codes.inputs is not None):
+            raise WorkshopError("정수 곱은 행마다 배율이 하나인 8비트 코드에만 쓸 수 있다. method='absmax'로 양자화한다.")
+        self.bits, self.normal, self.integer = codes.bits, codes.normal, integer
         self.register_buffer("packed", codes.packed)
         self.register_buffer("scales", codes.scales)
         self.register_buffer("inputs", codes.inputs)
@@ -101,6 +106,9 @@ class QuantizedLinear(nn.Module):
         return Codes(self.packed, self.scales, self.inputs, self.bits, self.normal).weight()
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.integer:
+            y = integer_product(x, self.packed.view(torch.int8), self.scales.to(x.dtype))
+            return y if self.bias is None else y + self.bias
         return F.linear(x, self.weight.to(x.dtype), self.bias)
 
     def num_bytes(self) -> int:
@@ -124,18 +132,23 @@ def integer_product(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
 
 def quantize_model(
     model: nn.Module, method: str = "round", bits: int = 4, group: int | None = 64,
-    statistics: dict[str, Statistics] | None = None, skip: Iterable[str] = ("lm_head", "score"),
+    statistics: dict[str, Statistics] | None = None, skip: Iterable[str] = ("lm_head", "score"), integer: bool = False,
 ) -> nn.Module:
     """A copy of the model whose linear layers are `QuantizedLinear`; those named in `skip`, and embeddings, stay as they are.
 
     Takes this package's Transformer and transformers' Llama classes. statistics: what `calibration.collect` returns.
+    `integer`: as in `QuantizedLinear`.
     """
     result = copy.deepcopy(model).eval()
     for name, layer in linear_layers(result, skip).items():
         codes = quantize_weight(layer.weight, method, bits, group, (statistics or {}).get(name))
-        parent, _, own = name.rpartition(".")
-        setattr(result.get_submodule(parent), own, QuantizedLinear(codes, layer.bias))
+        _replace(result, name, QuantizedLinear(codes, layer.bias, integer))
     return result
+
+
+def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, layer)
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLinear]:
@@ -193,9 +206,8 @@ def load_quantized(folder: Path | str) -> nn.Module:
         known = {name: settings[name] for name in TransformerConfig.__dataclass_fields__ if name in settings}
         model = Transformer(TransformerConfig(**known | {"rope_theta": float(settings["rope_parameters"]["rope_theta"])}))
         for name, form in settings["quantization_config"]["layers"].items():
-            part = [tensors.get(f"{name}.{own}") for own in ("packed", "scales", "inputs")]
-            parent, _, own = name.rpartition(".")
-            setattr(model.get_submodule(parent), own, QuantizedLinear(Codes(*part, form["bits"], form["normal"]), tensors.get(f"{name}.bias")))
+            codes = Codes(*(tensors.get(f"{name}.{part}") for part in ("packed", "scales", "inputs")), form["bits"], form["normal"])
+            _replace(model, name, QuantizedLinear(codes, tensors.get(f"{name}.bias")))
         model.load_state_dict(tensors, strict=not model.config.tie_word_embeddings)
     except Exception as error:  # a damaged file has a dozen kinds
         raise WorkshopError(f"{folder}의 양자화한 모델을 읽을 수 없다({error}). 폴더를 지우고 다시 만든다.") from error

@@ -93,15 +93,20 @@ def rotated_projection(
     may be reordered together: with pairs side by side, a rotation is one complex product.
     """
     if x.shape[1] <= FEW and not torch.is_grad_enabled():  # a decoding step: reorder vectors rather than two matrices
-        q, k, v = (F.linear(x, weight).unflatten(-1, (-1, head)) for weight in (q, k, v))
-        q, k = (torch.view_as_real(torch.complex(*y.float().chunk(2, -1)) * turn).flatten(-2).to(y.dtype) for y in (q, k))
-        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        return rotated(*(F.linear(x, weight) for weight in (q, k, v)), turn, head)
     weight = torch.cat((_interleaved(q, head), _interleaved(k, head), v))
     heads, kv_heads = len(q) // head, len(k) // head
     if _by_hand(x):
         return _RotatedProjection.apply(x, weight, turn, heads, kv_heads)
     q, k, v = F.linear(x, weight).unflatten(-1, (-1, head)).split((heads, kv_heads, kv_heads), dim=2)
     q, k = (torch.view_as_real(_pairs(y.float()) * turn).flatten(-2).to(y.dtype) for y in (q, k))
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+
+def rotated(q: Tensor, k: Tensor, v: Tensor, turn: Tensor, head: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same from projections that are already there: q, k, v (batch, time, heads · head) each."""
+    q, k, v = (y.unflatten(-1, (-1, head)) for y in (q, k, v))
+    q, k = (torch.view_as_real(torch.complex(*y.float().chunk(2, -1)) * turn).flatten(-2).to(y.dtype) for y in (q, k))
     return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 

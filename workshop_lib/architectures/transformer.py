@@ -111,8 +111,11 @@ class Attention(nn.Module):
         Returns what attention adds, and the keys and values so far, (batch, kv heads, positions, head) each. A cached key is
         already turned, in the order of dimensions of `rotated_projection`.
         """
-        weights = self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
-        q, k, v = kernels.rotated_projection(x, *weights, turn, self.head)  # (batch, heads, time, head)
+        layers = self.q_proj, self.k_proj, self.v_proj
+        if all(type(layer) is nn.Linear for layer in layers):
+            q, k, v = kernels.rotated_projection(x, *(layer.weight for layer in layers), turn, self.head)  # (batch, heads, time, head)
+        else:  # a layer of another kind (quantised, adapted) has its own way to its output
+            q, k, v = kernels.rotated(*(layer(x) for layer in layers), turn, self.head)
         if cache is None:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=self.is_causal, enable_gqa=self.heads != self.kv_heads)
         else:
