@@ -186,16 +186,17 @@ class TableDraft:
 
 @dataclass(frozen=True)
 class Speculation:
-    """New tokens; how many tokens the draft proposed, how many of those were kept, and how often the model read."""
+    """New tokens; how many of the draft's were kept, how many replaced, and how often the model read."""
 
     tokens: list[int]
-    proposed: int
     kept: int
+    replaced: int
     rounds: int
 
     @property
     def acceptance(self) -> float:
-        return self.kept / self.proposed if self.proposed else 0.0
+        """Share kept of the proposals that were judged; those after a replaced one are thrown away unjudged."""
+        return self.kept / max(1, self.kept + self.replaced)
 
 
 @torch.no_grad()
@@ -224,17 +225,16 @@ def speculative(
     if isinstance(draft, Transformer):
         draft = ModelDraft(draft)
     text, checked = list(ids), CachedText(model)
-    end, proposed, kept, rounds = len(text) + max_new_tokens, 0, 0, 0
+    end, kept, replaced, rounds = len(text) + max_new_tokens, 0, 0, 0
     while len(text) < end:
         # One token comes from the model itself in every round.
         tokens, rows = draft.propose(text, min(lookahead, end - len(text) - 1), probabilities, draw)
         wanted = probabilities(checked.read(text[len(checked) :] + tokens)[-len(tokens) - 1 :])  # (proposals + 1, vocabulary)
-        proposed, rounds = proposed + len(tokens), rounds + 1
-        new = []
+        rounds, new = rounds + 1, []
         for token, row, target in zip(tokens, rows, wanted):
             good, rest = accept(target, row, token, float(torch.rand((), generator=generator)))
             new.append(token if good else draw(rest))
-            kept += good
+            kept, replaced = kept + good, replaced + (not good)
             if not good:
                 break
         else:
@@ -244,7 +244,7 @@ def speculative(
             break
         text += new
         checked.cut(len(text) - 1)
-    return Speculation(text[len(ids) :], proposed, kept, rounds)
+    return Speculation(text[len(ids) :], kept, replaced, rounds)
 
 
 def _draw(row: Tensor, generator: torch.Generator) -> int:
@@ -347,10 +347,9 @@ def speculative_curve(
             middle = time.perf_counter()
             made.append(speculative(model, draft, prompt, max_new_tokens, lookahead, temperature, seed=seed))
             ratios.append((middle - start) / len(plain) / ((time.perf_counter() - middle) / len(made[-1].tokens)))
-        proposed, kept = sum(one.proposed for one in made), sum(one.kept for one in made)
-        rounds = sum(one.rounds for one in made)
+        kept, replaced, rounds = (sum(getattr(one, name) for one in made) for name in ("kept", "replaced", "rounds"))
         rows.append({
-            "lookahead": lookahead, "acceptance": kept / max(proposed, 1),
+            "lookahead": lookahead, "acceptance": kept / max(1, kept + replaced),
             "tokens_per_round": sum(len(one.tokens) for one in made) / rounds, "speedup": statistics.median(ratios),
         })
     return rows
