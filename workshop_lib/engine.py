@@ -10,12 +10,10 @@ Notable choices
   answers under way never wait for more than one.
 - A request has random numbers of its own: its seed decides its answer, not the neighbours or the order of arrival.
 - One thread owns model and cache. Others reach it only through `submit` and `Ticket.cancel`.
-- Text leaves as it grows: whole characters only, and nothing that may turn out to be the beginning of a stop string.
 """
 
 from __future__ import annotations
 
-import codecs
 import random
 import threading
 import time
@@ -31,7 +29,7 @@ from torch import Tensor, nn
 from workshop_lib import WorkshopError
 from workshop_lib.architectures.transformer import Transformer, next_token_probabilities
 from workshop_lib.decoding import keep_top_p
-from workshop_lib.subwords import byte_alphabet
+from workshop_lib.text_stream import TextStream, token_bytes
 
 GREEDY_BELOW = 1e-4  # a temperature below this is 0: the logits divided by it would overflow
 
@@ -42,62 +40,6 @@ class QueueFull(WorkshopError):
 
 class TooLong(WorkshopError):
     """Prompt and answer together do not fit the model's context."""
-
-
-# --- from tokens to text ------------------------------------------------------------------------------------------------
-
-
-def token_bytes(tokenizer) -> list[bytes]:
-    """The bytes of each token id of a byte-level tokenizer; special tokens have none.
-
-    Raises WorkshopError for a tokenizer of another kind.
-    """
-    from tokenizers.decoders import ByteLevel
-
-    if not isinstance(tokenizer.backend_tokenizer.decoder, ByteLevel):
-        raise WorkshopError("서버는 바이트 단위 토크나이저(3주차)만 안다. 이 모델의 토크나이저는 다른 종류다.")
-    byte_of = {char: byte for byte, char in enumerate(byte_alphabet())}
-    table = [b""] * len(tokenizer)
-    for token, number in tokenizer.get_vocab().items():
-        table[number] = bytes(byte_of[char] for char in token) if set(token) <= byte_of.keys() else token.encode()
-    for number, token in tokenizer.added_tokens_decoder.items():
-        table[number] = b"" if token.special else token.content.encode()
-    return table
-
-
-class TextStream:
-    """Text that grows by tokens, given out in pieces as soon as they are certain.
-
-    The pieces put together are `tokenizer.decode` of the tokens, cut before the first stop string, without an unfinished last character.
-    """
-
-    def __init__(self, table: Sequence[bytes], stop: Sequence[str] = ()):
-        self._table = table
-        self._stop = [text for text in stop if text]
-        self._characters = codecs.getincrementaldecoder("utf-8")("replace")
-        self._held = ""  # may be the beginning of a stop string
-
-    def push(self, token: int) -> tuple[str, bool]:
-        """The next certain piece of text (often empty), and whether a stop string has come up."""
-        self._held += self._characters.decode(self._table[token])
-        found = [place for text in self._stop if (place := self._held.find(text)) >= 0]
-        if found:
-            piece, self._held = self._held[: min(found)], ""
-            return piece, True
-        keep = max((_overlap(self._held, text) for text in self._stop), default=0)
-        cut = len(self._held) - keep
-        piece, self._held = self._held[:cut], self._held[cut:]
-        return piece, False
-
-    def rest(self) -> str:
-        """What was held back, once nothing more comes. Bytes of a character that was never finished are left out."""
-        piece, self._held = self._held, ""
-        return piece
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `stop`, but not all of it."""
-    return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0)
 
 
 # --- one step for all rows ----------------------------------------------------------------------------------------------
@@ -232,7 +174,7 @@ class Ticket:
             return
         try:
             self.listener(piece)
-        except RuntimeError:  # the listener's event loop is closed
+        except Exception:  # whoever listened is gone: its event loop is closed
             self._cancelled = True
 
 
@@ -247,7 +189,10 @@ class Engine:
         self.context = model.config.max_position_embeddings
         self.ends = _end_tokens(tokenizer)
         self.device = next((tensor.device for tensor in _tensors(model)), torch.device("cpu"))
-        self._table = token_bytes(tokenizer)
+        table = token_bytes(tokenizer)
+        self._longest = max(len(token.encode()) for token in tokenizer.get_vocab())  # of a token, in bytes of text: never less than it has
+        self._known = min(model.config.vocab_size, len(table))
+        self._table = table + [b""] * (model.config.vocab_size - len(table))  # a model may have more rows than there are tokens
         shape = (max_batch, model.config.num_key_value_heads, self.context, model.config.head_dim)
         kind = model.model.norm.weight.dtype
         self._cache = [
@@ -308,7 +253,7 @@ class Engine:
             for ids, seed, listener in zip(prompts, seeds, listeners or [None] * len(prompts))
         ]
         with self._wake:
-            if self._closed:
+            if not self.alive:
                 raise WorkshopError("서버가 멈추는 중이라 요청을 받지 않는다.")
             if self.waiting + self.running + len(tickets) > self.max_batch + self.queue:
                 raise QueueFull(f"기다리는 요청이 이미 {self.waiting}개다. 잠시 뒤에 다시 보낸다.")
@@ -324,18 +269,23 @@ class Engine:
         self._thread.join()
 
     def _check(self, ids: Sequence[int], max_tokens: int) -> None:
-        vocabulary = min(self.model.config.vocab_size, len(self._table))
         if not len(ids):
             raise WorkshopError("프롬프트가 비어 있다. 토큰이 하나는 있어야 한다.")
         if max_tokens < 1:
             raise WorkshopError(f"max_tokens는 1 이상이어야 한다. 받은 값: {max_tokens}")
-        if wrong := [token for token in ids if not 0 <= token < vocabulary]:
-            raise WorkshopError(f"토큰 번호 {wrong[0]}은(는) 어휘 크기 {vocabulary} 밖에 있다.")
+        if wrong := [token for token in ids if not 0 <= token < self._known]:
+            raise WorkshopError(f"토큰 번호 {wrong[0]}은(는) 어휘 크기 {self._known} 밖에 있다.")
         if len(ids) + max_tokens > self.context:
             raise TooLong(
                 f"이 모델의 문맥 길이는 {self.context}토큰인데, 프롬프트 {len(ids)}토큰과 답 {max_tokens}토큰을 더하면 "
                 f"{len(ids) + max_tokens}토큰이다. 프롬프트를 줄이거나 max_tokens를 낮춘다."
             )
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text, as it is. Raises TooLong at once for a text that cannot fit: encoding a megabyte would hold up the others."""
+        if len(text.encode("utf-8", "replace")) > self.context * self._longest:
+            raise TooLong(f"이 모델의 문맥 길이는 {self.context}토큰인데, 프롬프트가 {len(text)}자이다. 프롬프트를 줄인다.")
+        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     # --- the engine's own thread
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from workshop_lib.engine import Sampling, Ticket
+    from workshop_lib.engine import Engine, Sampling, Ticket
 
 MOST_STOPS = 4
 CLIENT_GONE = 499  # nginx's number, for the metrics; nobody receives it
@@ -61,7 +61,7 @@ class Order:
     ignore_end: bool
 
 
-def parse(body: Any, chat: bool, model: str, tokenizer, max_batch: int) -> Order:
+def parse(body: Any, chat: bool, model: str, engine: Engine) -> Order:
     """An `Order` from the JSON of a request. Raises Refused with 400, or 404 for a model that is not served here."""
     from workshop_lib.engine import Sampling
 
@@ -78,8 +78,8 @@ def parse(body: Any, chat: bool, model: str, tokenizer, max_batch: int) -> Order
     if body["model"] != model:
         raise Refused(404, f"'{body['model'][:100]}' 모델은 없다. 이 서버의 모델은 '{model}'이다.", "model", "model_not_found")
 
-    stop = body.get("stop") or ()
-    stop = (stop,) if isinstance(stop, str) else stop
+    stop = body.get("stop")
+    stop = () if stop is None else (stop,) if isinstance(stop, str) else stop
     if not isinstance(stop, (list, tuple)) or len(stop) > MOST_STOPS or not all(isinstance(text, str) and text for text in stop):
         raise Refused(400, f"stop은 빈 문자열이 아닌 문자열 또는 그런 문자열 {MOST_STOPS}개까지의 목록이다.", "stop")
     length = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
@@ -87,13 +87,13 @@ def parse(body: Any, chat: bool, model: str, tokenizer, max_batch: int) -> Order
     if not isinstance(options, dict):
         raise Refused(400, "stream_options는 JSON 객체여야 한다.", "stream_options")
     return Order(
-        prompts=[_chat_ids(body.get("messages"), tokenizer)] if chat else _prompt_ids(body.get("prompt"), tokenizer, max_batch),
-        max_tokens=_whole(body, length, None if chat else 16, 1),
+        prompts=[_chat_ids(body.get("messages"), engine)] if chat else _prompt_ids(body.get("prompt"), engine),
+        max_tokens=_whole(body, length, None if chat else 16, 1, 10**9),
         sampling=Sampling(_number(body, "temperature", 1.0, 0, 2), _number(body, "top_p", 1.0, 0, 1, open_below=True),
-                          _whole(body, "top_k", None, 1)),
+                          _whole(body, "top_k", None, 1, 10**9)),
         seed=_whole(body, "seed", None, -(2**63), 2**63 - 1),
         stop=tuple(stop),
-        n=_whole(body, "n", 1, 1, max_batch),
+        n=_whole(body, "n", 1, 1, engine.max_batch),
         stream=_flag(body, "stream"),
         usage_at_end=_flag(options, "include_usage"),
         ignore_end=_flag(body, "ignore_eos"),
@@ -128,20 +128,19 @@ def _flag(body: dict, name: str) -> bool:
     return bool(value)
 
 
-def _prompt_ids(prompt: Any, tokenizer, most: int) -> list[list[int]]:
+def _prompt_ids(prompt: Any, engine: Engine) -> list[list[int]]:
     """One or several prompts, as text or as token ids. A text begins a document (<s>) unless it says so itself."""
     if isinstance(prompt, str) or (isinstance(prompt, list) and prompt and all(_is_id(item) for item in prompt)):
         prompt = [prompt]
     if not isinstance(prompt, list) or not prompt:
         raise Refused(400, "prompt에 문자열이나 토큰 번호의 목록을 넣는다.", "prompt")
-    if len(prompt) > most:
-        raise Refused(400, f"prompt는 한 번에 {most}개까지 받는다. 받은 수: {len(prompt)}", "prompt")
+    if len(prompt) > engine.max_batch:
+        raise Refused(400, f"prompt는 한 번에 {engine.max_batch}개까지 받는다. 받은 수: {len(prompt)}", "prompt")
     prompts = []
     for item in prompt:
         if isinstance(item, str):
-            ids = _encode(item, tokenizer, "prompt")
-            first = [] if tokenizer.bos_token_id is None or ids[:1] == [tokenizer.bos_token_id] else [tokenizer.bos_token_id]
-            prompts.append(first + ids)
+            ids, first = _encode(item, engine, "prompt"), engine.tokenizer.bos_token_id
+            prompts.append(ids if first is None or ids[:1] == [first] else [first, *ids])
         elif isinstance(item, list) and item and all(_is_id(number) for number in item):
             prompts.append(item)
         else:
@@ -153,14 +152,18 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _encode(text: str, tokenizer, param: str) -> list[int]:
+def _encode(text: str, engine: Engine, param: str) -> list[int]:
+    from workshop_lib.engine import TooLong
+
     try:
-        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return engine.encode(text)
+    except TooLong as error:
+        raise Refused(400, str(error), param, "context_length_exceeded") from error
     except (UnicodeEncodeError, TypeError) as error:  # a lone half of a surrogate pair ("\ud800") is valid JSON, but no text
         raise Refused(400, f"{param}에 글자가 아닌 유니코드 값이 있다.", param) from error
 
 
-def _chat_ids(messages: Any, tokenizer) -> list[int]:
+def _chat_ids(messages: Any, engine: Engine) -> list[int]:
     if not isinstance(messages, list) or not messages:
         raise Refused(400, "messages에 대화를 넣는다: [{\"role\": \"user\", \"content\": \"…\"}]", "messages")
     plain = []
@@ -180,9 +183,9 @@ def _chat_ids(messages: Any, tokenizer) -> list[int]:
         if not isinstance(content, str):
             raise Refused(400, f"{where}의 content는 문자열이어야 한다.", f"{where}.content")
         plain.append({"role": message["role"], "content": content})
-    if not tokenizer.chat_template:
+    if not engine.tokenizer.chat_template:
         raise Refused(400, "이 모델에는 대화 템플릿이 없다. /v1/completions를 쓴다.", "messages")
-    return _encode(tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True), tokenizer, "messages")
+    return _encode(engine.tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True), engine, "messages")
 
 
 # --- what is answered ---------------------------------------------------------------------------------------------------

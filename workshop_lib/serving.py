@@ -27,7 +27,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from workshop_lib import WorkshopError
 from workshop_lib.protocol import CLIENT_GONE, Form, Order, Refused, count_usage, failure, parse
@@ -127,6 +127,7 @@ def application(engine: "Engine", model: str, timeout: float = 60.0) -> "FastAPI
 
     @app.exception_handler(Exception)
     async def broken(_: Request, error: Exception):
+        metrics.requests.labels("other", "500").inc()
         return JSONResponse(Refused(500, "서버 안에서 오류가 났다. 서버의 기록을 본다.", code="internal_error").body, 500)
 
     return app
@@ -148,44 +149,47 @@ async def _answer(request: "Request", engine: "Engine", metrics: Metrics, model:
             metrics.answered(route, status, time.monotonic() - arrived, tickets, asked)
 
     try:
-        order = parse(await _json(request, timeout), chat, model, engine.tokenizer, engine.max_batch)
+        order = parse(await _json(request, timeout), chat, model, engine)
         pieces = _submit(order, engine, timeout, tickets)
-        leaving = asyncio.create_task(_cancel_when_gone(request, tickets))
     except Refused as refusal:
         count(refusal.status)
         raise
     form = Form(chat, model, f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}", int(time.time()))
+    watch = asyncio.create_task(_until_gone(request))
+    watch.add_done_callback(lambda _: leave(CLIENT_GONE))
+
+    def leave(status: int) -> None:
+        watch.cancel()
+        for ticket in tickets:
+            ticket.cancel()  # of one that has ended, nothing becomes
+        count(status)
+
     if order.stream:
         first = await anext(pieces)
         if refusal := failure(first[1].finish, timeout):
-            leaving.cancel()
-            count(refusal.status)
+            leave(refusal.status)
             raise refusal
 
         async def events() -> AsyncIterator[str]:
-            status = CLIENT_GONE  # unless it comes to the end
+            status = CLIENT_GONE  # unless it comes to an end of its own
             try:
-                async for event, status_now in _stream(first, pieces, tickets, order, form, timeout):
-                    status = status_now or status
+                async for event, known in _stream(first, pieces, tickets, order, form, timeout):
+                    status = known or status
                     yield f"data: {event if isinstance(event, str) else json.dumps(event, ensure_ascii=False)}\n\n"
             finally:
-                leaving.cancel()
-                for ticket in tickets:
-                    ticket.cancel()
-                count(status)
+                leave(status)
 
         return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-    texts = [""] * len(tickets)
-    async for index, piece in pieces:
-        texts[index] += piece.text
-        if refusal := failure(piece.finish, timeout):
-            for ticket in tickets:
-                ticket.cancel()
-            leaving.cancel()
-            count(refusal.status)
-            raise refusal
-    leaving.cancel()
-    count(200)
+    texts, status = [""] * len(tickets), 500
+    try:
+        async for index, piece in pieces:
+            texts[index] += piece.text
+            if refusal := failure(piece.finish, timeout):
+                status = refusal.status
+                raise refusal
+        status = 200
+    finally:
+        leave(status)
     return JSONResponse(form.whole(texts, [ticket.finish for ticket in tickets], count_usage(tickets, len(order.prompts))))
 
 
@@ -245,11 +249,9 @@ async def _stream(first, pieces, tickets, order: Order, form: Form, timeout: flo
     yield "[DONE]", 200
 
 
-async def _cancel_when_gone(request: "Request", tickets: list["Ticket"]) -> None:
+async def _until_gone(request: "Request") -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    for ticket in tickets:
-        ticket.cancel()
 
 
 async def _json(request: "Request", timeout: float) -> Any:
@@ -275,13 +277,14 @@ async def _json(request: "Request", timeout: float) -> Any:
 
 def load(folder: Path):
     """(model, tokenizer) of a model folder. Raises WorkshopError where there is none, or a broken one."""
-    from workshop_lib import checkpoints, tokenization
+    from workshop_lib import checkpoints, quantized, tokenization
 
     if not folder.is_dir():
         raise WorkshopError(f"모델 폴더 {folder}이(가) 없다. --model의 경로를 확인하거나 `workshop run --weeks 1-5`로 모델을 만든다.")
     if not (folder / "config.json").is_file():
         raise WorkshopError(f"{folder}은(는) 모델 폴더가 아니다(config.json이 없다). --model의 경로를 확인한다.")
-    return checkpoints.load_model(folder), tokenization.load(folder)
+    read = quantized.load_quantized if quantized.is_quantized(folder) else checkpoints.load_model
+    return read(folder), tokenization.load(folder)
 
 
 def serve(
@@ -342,7 +345,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def _end_with_stdin() -> None:
     """Nobody writes to the pipe; it ends when the parent closes it or is gone."""
     with contextlib.suppress(OSError, ValueError):
-        while sys.stdin.buffer.read(1):
+        while os.read(sys.stdin.fileno(), 1):  # not through sys.stdin, whose lock would be held when the interpreter ends
             pass
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -357,6 +360,7 @@ class LocalServer:
     url: str
     model: str
     process: subprocess.Popen
+    log: IO[str]
 
     @property
     def pid(self) -> int:
@@ -373,8 +377,13 @@ class LocalServer:
         with urllib.request.urlopen(self.url.removesuffix("/v1") + "/metrics", timeout=10) as answer:
             return answer.read().decode("utf-8")
 
+    def said(self) -> str:
+        """What the server has written to stderr so far."""
+        self.log.seek(0)
+        return self.log.read()
+
     def stop(self) -> None:
-        """Ends the process; again, it does nothing."""
+        """Ends the process; called again, it does nothing."""
         self.process.stdin.close()
         try:
             self.process.wait(10)
@@ -396,22 +405,22 @@ def start(
         sys.executable, "-m", "workshop_lib.cli", "serve", "--model", str(folder), "--port", "0", "--max-batch", str(max_batch),
         "--queue", str(queue), "--timeout", str(timeout), "--end-with-stdin", *(["--name", name] if name else []),
     ]  # fmt: skip
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, encoding="utf-8",
-                                   env=os.environ | {"PYTHONIOENCODING": "utf-8"})  # fmt: skip
-        impatient = threading.Timer(patience, process.kill)
-        impatient.start()
-        try:
-            line = next((line for line in process.stdout if line.startswith(READY)), None)
-        finally:
-            impatient.cancel()
-        server = LocalServer("" if line is None else line.removeprefix(READY).strip(), name or folder.name, process)
-        if line is None:
+    log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - lives as long as the server
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, encoding="utf-8",
+                               env=os.environ | {"PYTHONIOENCODING": "utf-8"})  # fmt: skip
+    impatient = threading.Timer(patience, process.kill)
+    impatient.start()
+    server = LocalServer("", name or folder.name, process, log)
+    try:
+        server.url = next((line.removeprefix(READY).strip() for line in process.stdout if line.startswith(READY)), "")
+    finally:
+        impatient.cancel()
+        if not server.url:
             server.stop()
-            log.seek(0)
-            said = log.read()[-600:].strip().removeprefix("오류: ")
-            raise WorkshopError(said or f"서버가 {patience:g}초 안에 뜨지 않았다. 기계가 바쁘면 patience를 늘린다.")
-        return server
+    if not server.url:
+        said = server.said()[-600:].strip().removeprefix("오류: ")
+        raise WorkshopError(said or f"서버가 {patience:g}초 안에 뜨지 않았다. 기계가 바쁘면 patience를 늘린다.")
+    return server
 
 
 @contextlib.contextmanager
