@@ -177,6 +177,27 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True)
+class CompressionSettings:
+    """Week 8. What calibration reads, what every variant is measured on, and the student: its shape and its training."""
+
+    student_layers: int
+    student_intermediate: int
+    distil_steps: int
+    distil_batch: int
+    distil_rate: float
+    scratch_rate: float
+    temperature: float = 1.0
+    calibration_windows: int = 64  # of training text, for GPTQ, AWQ and importance
+    calibration_reviews: int = 60  # for the classifier
+    validation_chars: int = 12_000  # held-out text of each source
+    reviews: int = 300  # held-out
+    requests: int = 20  # whose latency is measured, one after another
+    prompt_tokens: int = 8
+    new_tokens: int = 8
+    lookaheads: tuple[int, ...] = (2, 4)  # tokens that the draft proposes at once, in speculative decoding
+
+
+@dataclass(frozen=True)
 class Profile:
     """`tiny`: 2 CPU cores, 4 GB. `small`: laptop or small GPU. `gpu`: one data-centre GPU and up."""
 
@@ -188,6 +209,7 @@ class Profile:
     base_model: BaseModelSettings
     task_model: TaskModelSettings
     evaluation: EvaluationSettings
+    compression: CompressionSettings
 
 
 PROFILES = {
@@ -211,6 +233,9 @@ PROFILES = {
             rows=4_000, held_out=8_000, bundled_rows=800, bundled_held_out=800, curve=(200, 800, 4_000), sweep_rows=800,
         ),
         evaluation=EvaluationSettings(test=240, train=400, data_test=1_000, data_train=3_000),
+        compression=CompressionSettings(
+            student_layers=2, student_intermediate=192, distil_steps=60, distil_batch=16, distil_rate=1e-2, scratch_rate=2e-2,
+        ),
     ),
     "small": Profile(
         name="small",
@@ -233,6 +258,10 @@ PROFILES = {
         ),
         evaluation=EvaluationSettings(test=600, train=2_000, data_test=3_000, data_train=5_000, max_length=256, full_rate=5e-4,
                                       validation_chars=130_000),
+        compression=CompressionSettings(
+            student_layers=3, student_intermediate=448, distil_steps=300, distil_batch=16, distil_rate=1e-2, scratch_rate=2e-2,
+            calibration_windows=128, calibration_reviews=200, validation_chars=30_000, reviews=1_000, new_tokens=16,
+        ),
     ),
     "gpu": Profile(
         name="gpu",
@@ -258,6 +287,11 @@ PROFILES = {
         evaluation=EvaluationSettings(
             test=1_000, train=4_000, data_test=50_000, data_train=100_000, sensitivity_items=1_000, batch_size=32, max_length=512,
             full_rate=5e-5, validation_chars=500_000, ngram_chars=2_000_000,
+        ),
+        compression=CompressionSettings(
+            student_layers=6, student_intermediate=1_024, distil_steps=2_000, distil_batch=64, distil_rate=5e-3, scratch_rate=1e-2,
+            calibration_windows=256, calibration_reviews=400, validation_chars=200_000, reviews=5_000, requests=50, prompt_tokens=32,
+            new_tokens=64, lookaheads=(2, 4, 8),
         ),
     ),
 }

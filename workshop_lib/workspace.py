@@ -73,6 +73,7 @@ STAGES = {
         Stage("base_model", 5, "사전학습", "workshop_lib.pretraining:build", ("corpus", "tokenizer")),
         Stage("task_model", 6, "미세조정", "workshop_lib.finetuning:build", ("tokenizer", "base_model")),
         Stage("evaluation", 7, "평가", "workshop_lib.evaluation:build", ("corpus", "base_model", "task_model")),
+        Stage("compression", 8, "압축", "workshop_lib.compression:build", ("corpus", "base_model", "task_model")),
     )
 }
 
