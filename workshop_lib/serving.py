@@ -256,6 +256,8 @@ async def _until_gone(request: "Request") -> None:
 
 async def _json(request: "Request", timeout: float) -> Any:
     """The body of a request. Raises Refused where it is too large, too slow, or no JSON."""
+    from starlette.requests import ClientDisconnect
+
     body, size = bytearray(), 0
     try:
         async with asyncio.timeout(timeout):
@@ -265,6 +267,8 @@ async def _json(request: "Request", timeout: float) -> Any:
                     body += chunk
                 elif size > MOST_DRAINED:
                     break
+    except ClientDisconnect as error:
+        raise Refused(CLIENT_GONE, "요청한 쪽이 떠났다.") from error
     except TimeoutError as error:
         raise Refused(408, f"{timeout:g}초 안에 본문이 다 오지 않았다.", code="timeout") from error
     if size > MOST_BODY:
