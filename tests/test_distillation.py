@@ -13,8 +13,10 @@ from workshop_lib.architectures.transformer import Transformer, TransformerConfi
 from workshop_lib.distillation import (
     bpc_difference,
     build_student,
+    channel_importance,
     cut_layers,
     cut_neurons,
+    cut_width,
     distil,
     distillation_loss,
     first_tokens,
@@ -56,7 +58,8 @@ def windows():
 
 
 def test_with_nothing_cut_the_copy_computes_the_same(model, windows):
-    for copy in (prune(model, windows, 3, 48), cut_layers(model, [0, 1, 2]), cut_neurons(model, [torch.arange(48)] * 3)):
+    whole = prune(model, windows, 3, 48), prune(model, windows, 3, 48, 2), cut_width(model, [torch.arange(1)] * 3, torch.arange(32))
+    for copy in (*whole, cut_layers(model, [0, 1, 2]), cut_neurons(model, [torch.arange(48)] * 3)):
         assert copy is not model and torch.equal(copy(windows), model(windows))
 
 
@@ -78,6 +81,26 @@ def test_a_layer_or_neuron_that_does_nothing_is_the_first_to_go(model, windows):
     small = prune(shallower, windows, 2, 24)
     assert small.config == replace(SHAPE, num_hidden_layers=2, intermediate_size=24)
     torch.testing.assert_close(small(windows), shallower(windows))
+
+
+@pytest.mark.parametrize("shared", [1, 2])
+def test_silent_heads_and_channels_go_and_nothing_changes(windows, shared):
+    model = Transformer(replace(SHAPE, num_attention_heads=4, num_key_value_heads=4 // shared, rms_norm_eps=1e-12), seed=1)
+    decoder, silent = model.model, torch.tensor([1, *range(4, 19)])  # of 32 channels; and of each layer two heads of four
+    for parameter in model.parameters():
+        parameter.data.mul_(5) if parameter.ndim == 2 else None
+    decoder.embed_tokens.weight.data[:, silent] = 0
+    for number, block in enumerate(decoder.layers):
+        quiet = [(0, 1), (2, 3), (0, 1)][number] if shared == 2 else [(0, 3), (1, 2), (2, 3)][number]
+        for matrix in (block.self_attn.o_proj, block.mlp.down_proj):
+            matrix.weight.data[silent] = 0
+        for head in quiet:
+            block.self_attn.v_proj.weight.data.view(4 // shared, 8, 32)[head // shared] = 0
+    assert not channel_importance(model, windows)[silent].any()
+    assert (head_importance(model, windows) == 0).sum(1).tolist() == [2, 2, 2]
+    small = prune(model, windows, 3, 48, heads=2)
+    assert small.config == replace(model.config, hidden_size=16, num_attention_heads=2, num_key_value_heads=2 // shared)
+    torch.testing.assert_close(small(windows), model(windows), rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_measured_is_what_the_projections_read(model, windows):
@@ -102,6 +125,10 @@ def test_what_cannot_be_kept_is_refused(model, windows):
     for layers, intermediate in ((0, 8), (4, 8), (1, 0), (1, 49)):
         with pytest.raises(WorkshopError, match="남길 수 없다"):
             prune(model, windows, layers, intermediate)
+    with pytest.raises(WorkshopError, match="2의 배수"):
+        prune(model, windows, 2, 8, heads=1)
+    with pytest.raises(WorkshopError, match="남길 수 없다"):
+        prune(model, windows, 2, 8, heads=3)
     for kept in ([], [3], [-1]):
         with pytest.raises(WorkshopError, match="남길 층"):
             cut_layers(model, kept)

@@ -55,6 +55,13 @@ def head_importance(model: Transformer, windows: Tensor) -> Tensor:
     return _mean_inputs(model, windows, [block.self_attn.o_proj for block in model.model.layers], lengths)
 
 
+@torch.no_grad()
+def channel_importance(model: Transformer, windows: Tensor) -> Tensor:
+    """Mean |value| of each channel in what attention and feed-forward layers read, over all of them: (width,)."""
+    readers = [part for block in model.model.layers for part in (block.self_attn, block.mlp)]
+    return _mean_inputs(model, windows, readers, torch.abs).mean(dim=0)
+
+
 def _mean_inputs(model: Transformer, windows: Tensor, modules: Sequence[nn.Module], measure) -> Tensor:
     """Mean over all tokens of measure(what each module reads): (modules, …)."""
     found: list[Tensor] = [torch.empty(0)] * len(modules)
@@ -104,22 +111,56 @@ def cut_neurons(model: Transformer, kept: Sequence[Tensor]) -> Transformer:
     return _model(replace(model.config, intermediate_size=len(kept[0])), weights, model)
 
 
-def prune(model: Transformer, windows: Tensor, layers: int, intermediate: int) -> Transformer:
+def cut_width(model: Transformer, groups: Sequence[Tensor], channels: Tensor) -> Transformer:
+    """A copy with fewer attention heads and as many fewer channels: a head keeps its width, so heads · head width must be the channels.
+
+    groups: for each layer the key/value heads kept, with the query heads that ask them; channels: those kept throughout the model.
+    """
+    config, weights = model.config, model.state_dict()
+    head, shared = config.head_dim, config.num_attention_heads // config.num_key_value_heads
+    for name, weight in weights.items():
+        if "norm" in name:  # the mean square is now over fewer channels: right where the others were silent
+            weights[name] = weight[channels] * (len(weight) / len(channels)) ** 0.5
+        elif name.endswith(("o_proj.weight", "down_proj.weight")):
+            weights[name] = weight[channels]
+        else:
+            weights[name] = weight[:, channels]
+    for layer, kept in enumerate(groups):
+        attention = f"model.layers.{layer}.self_attn."
+        keys = (kept[:, None] * head + torch.arange(head)).flatten()
+        queries = (kept[:, None] * shared * head + torch.arange(shared * head)).flatten()
+        for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
+            weights[f"{attention}{name}.weight"] = weights[f"{attention}{name}.weight"][rows]
+        weights[f"{attention}o_proj.weight"] = weights[f"{attention}o_proj.weight"][:, queries]
+    heads = len(groups[0]) * shared
+    return _model(replace(config, hidden_size=len(channels), num_attention_heads=heads, num_key_value_heads=len(groups[0])), weights, model)
+
+
+def prune(model: Transformer, windows: Tensor, layers: int, intermediate: int, heads: int | None = None) -> Transformer:
     """A copy with the `layers` layers and in each the `intermediate` neurons that matter most. windows: (rows, time) ids to judge by.
 
-    One layer after another goes, the one whose loss is missed least; the neurons are then judged in the shallower model.
-    Raises WorkshopError when the model has fewer than that.
+    One layer after another goes, the one that is missed least; what lies inside the layers is then judged in the shallower model.
+    `heads`: fewer attention heads, too, and with them channels (None: all). Raises WorkshopError when the model has fewer than that.
     """
     config = model.config
-    if not 1 <= layers <= config.num_hidden_layers or not 1 <= intermediate <= config.intermediate_size:
+    wanted, had = (layers, intermediate), (config.num_hidden_layers, config.intermediate_size)
+    if heads is not None:
+        wanted, had = (*wanted, heads), (*had, config.num_attention_heads)
+    if not all(1 <= count <= most for count, most in zip(wanted, had)):
         raise WorkshopError(
-            f"층 {config.num_hidden_layers}개, 중간 너비 {config.intermediate_size}인 모델에서 층 {layers}개, 중간 너비 {intermediate}을 "
-            "남길 수 없다. 1 이상이고 원래보다 크지 않은 수를 고른다."
+            f"(층, 중간 너비, 헤드)가 {had}인 모델에서 {wanted}만큼 남길 수 없다. 1 이상이고 원래보다 크지 않은 수를 고른다."
         )
     while model.config.num_hidden_layers > layers:
         model = cut_layers(model, _others(model, int(layer_importance(model, windows).argmin())))
-    scores = neuron_importance(model, windows)
-    return cut_neurons(model, [strongest(row, intermediate) for row in scores])
+    model = cut_neurons(model, [strongest(row, intermediate) for row in neuron_importance(model, windows)])
+    if heads is None or heads == config.num_attention_heads:
+        return model
+    shared = config.num_attention_heads // config.num_key_value_heads
+    if heads % shared:
+        raise WorkshopError(f"키·값 헤드 하나를 질의 헤드 {shared}개가 나누어 쓰므로 남길 헤드 {heads}개는 {shared}의 배수여야 한다.")
+    groups = head_importance(model, windows).unflatten(1, (-1, shared)).mean(dim=2)  # (layers, kv heads)
+    channels = strongest(channel_importance(model, windows), heads * config.head_dim)
+    return cut_width(model, [strongest(row, heads // shared) for row in groups], channels)
 
 
 def strongest(scores: Tensor, count: int) -> Tensor:
