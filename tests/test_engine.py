@@ -13,7 +13,7 @@ from workshop_lib import WorkshopError
 from workshop_lib.architectures.transformer import Transformer, TransformerConfig
 from workshop_lib.corpora.stories import stories
 from workshop_lib.decoding import next_probabilities
-from workshop_lib.engine import Engine, QueueFull, Sampling, TooLong, decode_step, draw
+from workshop_lib.engine import Engine, QueueFull, Sampling, TooLong, decode_step, draw, even_rows
 from workshop_lib.text_stream import TextStream, token_bytes
 from workshop_lib.tokenization import SPECIAL_TOKENS, train_whole_char_bpe, wrap
 
@@ -92,6 +92,9 @@ def test_rows_at_different_positions_get_the_logits_of_their_own_text(model):
 def test_a_row_gets_the_same_bits_in_any_row_and_any_company(rows, width):
     """What the whole promise of equal answers stands on."""
     model = Transformer(TransformerConfig(700, width, 2 * width, 2, 4, 2, max_position_embeddings=64), seed=1).eval()
+    rows = even_rows(model, rows)
+    if rows is None:
+        pytest.skip("this processor's matrix products treat no table's rows alike")
     generator = torch.Generator().manual_seed(2)
     mine = [torch.randn(2, 2, 64, width // 4, generator=generator) for _ in range(2)]  # keys and values of my text, a layer each
     seen = set()
@@ -144,6 +147,8 @@ def test_greedy_answers_are_what_the_whole_model_finds_likeliest(start, model, t
 @pytest.mark.parametrize("max_batch", [1, 3, 8])
 def test_answers_in_company_are_the_answers_alone_token_for_token(start, tokenizer, max_batch):
     engine, requests = start(max_batch), list(some_requests(32, tokenizer))
+    if not engine.exact:
+        pytest.skip("this processor's matrix products treat no table's rows alike")
     alone = []
     for request in requests:
         ticket = engine.submit(**request)
@@ -159,6 +164,12 @@ def test_answers_in_company_are_the_answers_alone_token_for_token(start, tokeniz
             passing.pop(0).cancel()
     for place, (text, tokens, finish) in enumerate(alone):
         assert (tickets[place].result(), tickets[place].tokens, tickets[place].finish) == (text, tokens, finish)
+
+
+def test_an_engine_that_cannot_be_exact_says_so_and_works(start, monkeypatch):
+    monkeypatch.setattr("workshop_lib.engine.even_rows", lambda model, wanted: None)
+    engine = start(max_batch=2)
+    assert not engine.exact and engine.submit([1, 60], 10, Sampling(0)).result()
 
 
 def test_a_seed_decides_and_no_seed_does_not(start, tokenizer):

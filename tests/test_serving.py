@@ -19,11 +19,15 @@ import openai
 import psutil
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from workshop_lib import WorkshopError, cli, serving
 from workshop_lib.architectures.transformer import Transformer, TransformerConfig
 from workshop_lib.checkpoints import save_model
 from workshop_lib.corpora.stories import stories
+from workshop_lib.engine import Engine
+from workshop_lib.protocol import Refused, parse
 from workshop_lib.tokenization import SPECIAL_TOKENS, render_chat, train_whole_char_bpe, wrap
 
 TEXTS = [story["text"] for story in stories(60)]
@@ -333,6 +337,32 @@ def test_half_a_request_and_no_http_at_all(server, client):
     assert client.completions.create(**GOOD).choices
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["talker", "user", "<|end|>", 10**400]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["role", "content", "type", "text"]), inner, max_size=4),
+    max_leaves=8,
+)
+FIELDS = ["prompt", "messages", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "stream", "n", "stream_options", "logprobs"]
+
+
+@pytest.fixture(scope="module")
+def engine(folder):
+    made = Engine(*serving.load(folder), max_batch=2)
+    yield made
+    made.close()
+
+
+@settings(max_examples=400, deadline=None)
+@given(body=st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5), chat=st.booleans())
+def test_any_json_is_an_order_or_refused(engine, body, chat):
+    try:
+        order = parse({"model": "talker", **({"messages": CHAT} if chat else {"prompt": "가"}), **body}, chat, "talker", engine)
+    except Refused as refusal:
+        assert refusal.status == 400
+    else:
+        assert all(ids and all(isinstance(number, int) for number in ids) for ids in order.prompts) and 1 <= order.n <= 2
+
+
 # --- curl
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -390,7 +420,7 @@ def test_64_requests_16_at_once_from_another_process_each_get_the_answer_they_ge
         done = subprocess.run([sys.executable, "-c", CROWD, server.url, "16"], input=json.dumps(requests), capture_output=True, text=True,
                               timeout=300)  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout) == alone
+        assert json.loads(done.stdout) == alone or not state(server)["exact"]
         sizes.append(process.memory_info().rss)
     assert sizes[-1] - sizes[0] < 15_000_000, sizes  # flat: 128 more answers
     assert state(server)["running"] == state(server)["waiting"] == 0

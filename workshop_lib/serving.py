@@ -25,7 +25,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -99,7 +99,8 @@ def application(engine: "Engine", model: str, timeout: float = 60.0) -> "FastAPI
 
     @app.get("/health")
     async def health():
-        state = {"status": "ok" if engine.alive else "stopped", "model": model, "running": engine.running, "waiting": engine.waiting}
+        state = {"status": "ok" if engine.alive else "stopped", "model": model, "running": engine.running, "waiting": engine.waiting,
+                 "exact": engine.exact}  # fmt: skip
         return JSONResponse(state, 200 if engine.alive else 503)
 
     @app.get("/metrics")
@@ -150,7 +151,7 @@ async def _answer(request: "Request", engine: "Engine", metrics: Metrics, model:
 
     try:
         order = parse(await _json(request, timeout), chat, model, engine)
-        pieces = _submit(order, engine, timeout, tickets)
+        pieces = _submit(order, engine, timeout - (time.monotonic() - arrived), tickets)
     except Refused as refusal:
         count(refusal.status)
         raise
@@ -200,9 +201,20 @@ def _submit(order: Order, engine: "Engine", timeout: float, tickets: list["Ticke
     loop, arriving = asyncio.get_running_loop(), asyncio.Queue()
     prompts = [ids for ids in order.prompts for _ in range(order.n)]
     seeds = [None if order.seed is None else order.seed + number % order.n for number in range(len(prompts))]
-    listeners = [
-        lambda piece, index=index: loop.call_soon_threadsafe(arriving.put_nowait, (index, piece)) for index in range(len(prompts))
-    ]
+
+    def listener(index: int):
+        text: list[str] = []
+
+        def listen(piece: "Piece") -> None:  # in the engine's thread
+            text.append(piece.text)
+            if order.stream or piece.finish:  # nobody reads the pieces of an answer that leaves as a whole
+                whole = replace(piece, text="".join(text))
+                text.clear()
+                loop.call_soon_threadsafe(arriving.put_nowait, (index, whole))
+
+        return listen
+
+    listeners = [listener(index) for index in range(len(prompts))]
     room = order.max_tokens or max(1, engine.context - max(map(len, prompts)))
     try:
         tickets += engine.submit_all(prompts, room, order.sampling, seeds, order.stop, timeout, order.ignore_end, listeners)
@@ -281,6 +293,8 @@ async def _json(request: "Request", timeout: float) -> Any:
 
 def load(folder: Path):
     """(model, tokenizer) of a model folder. Raises WorkshopError where there is none, or a broken one."""
+    import torch
+
     from workshop_lib import checkpoints, quantized, tokenization
 
     if not folder.is_dir():
@@ -288,7 +302,7 @@ def load(folder: Path):
     if not (folder / "config.json").is_file():
         raise WorkshopError(f"{folder}은(는) 모델 폴더가 아니다(config.json이 없다). --model의 경로를 확인한다.")
     read = quantized.load_quantized if quantized.is_quantized(folder) else checkpoints.load_model
-    return read(folder), tokenization.load(folder)
+    return read(folder).to("cuda" if torch.cuda.is_available() else "cpu"), tokenization.load(folder)
 
 
 def serve(
@@ -307,6 +321,8 @@ def serve(
         from workshop_lib.engine import Engine
 
         engine = Engine(*load(folder), max_batch=max_batch, queue=queue)
+        if not engine.exact:
+            print("이 기계에서는 함께 계산하는 글에 따라 확률의 끝자리가 달라져, 드물게 답이 달라질 수 있다.", flush=True)
         app = application(engine, name or folder.resolve().name, timeout)
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}/v1"
@@ -341,7 +357,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.listen(128)
     except (OSError, OverflowError) as error:
         if getattr(error, "errno", None) == errno.EADDRINUSE:
-            raise WorkshopError(f"포트 {port}는 다른 프로그램이 쓰고 있다. 그것을 멈추거나 --port로 다른 포트를 고른다.") from error
+            raise WorkshopError(f"포트 {port}을(를) 다른 프로그램이 쓰고 있다. 그것을 멈추거나 --port로 다른 포트를 고른다.") from error
         raise WorkshopError(f"{host}:{port}에서 기다릴 수 없다({error}). --host와 --port를 확인한다.") from error
     return listening
 
