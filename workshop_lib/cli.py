@@ -89,6 +89,13 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--name", metavar="이름", help="요청에 쓸 모델 이름 (기본: 폴더 이름)")
     serve.add_argument("--end-with-stdin", action="store_true", help=argparse.SUPPRESS)
     _workspace_options(serve)
+    demo = command("demo", _demo, "브라우저에서 모델과 이야기한다 (Ctrl-C로 멈춘다)")
+    demo.add_argument("--url", metavar="URL", help="OpenAI 형식 서버의 주소, /v1까지 (기본: 내 모델의 서버를 함께 띄운다)")
+    demo.add_argument("--model", metavar="M", help="--url과 함께: 모델 이름. 혼자: 모델 폴더 (기본: 작업 폴더의 base_model)")
+    demo.add_argument("--tokenizer", type=Path, metavar="DIR", help="--url의 모델의 토크나이저 폴더 (없으면 서버가 보낸 조각을 보인다)")
+    demo.add_argument("--host", default="127.0.0.1", metavar="H", help="페이지의 주소 (기본: 127.0.0.1)")
+    demo.add_argument("--port", type=_port, default=7860, metavar="P", help="페이지의 포트. 0이면 빈 포트 (기본: 7860)")
+    _workspace_options(demo)
     data = command("data", _data, "공개 데이터를 내려받거나 폴더를 살펴본다")
     data.add_argument("action", choices=("get", "check"), help="get: 내려받기, check: 읽어 보기")
     data.add_argument("folder", type=Path, help="데이터 폴더")
@@ -198,6 +205,28 @@ def _serve(options: argparse.Namespace) -> None:
     serving.serve(folder, options.host, options.port, max_batch=options.max_batch, queue=options.queue, timeout=options.timeout,
                   name=options.name, end_with_stdin=options.end_with_stdin)  # fmt: skip
     print("서버를 멈추었다.")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    import threading
+    from contextlib import ExitStack
+
+    from workshop_lib import demo, serving
+
+    with ExitStack() as stack:
+        key = os.environ.get("OPENAI_API_KEY", "none")
+        url, model, tokenizer, base = options.url, options.model, options.tokenizer, False
+        if not url:
+            folder = Path(model).expanduser() if model else _finished_model(options)
+            server = stack.enter_context(serving.running(folder))
+            url, model, tokenizer, key = server.url, server.model, folder, "none"
+            base = folder.name == "base_model"
+        page = demo.running(url, model, tokenizer=tokenizer, key=key, complete=base, host=options.host, port=options.port or None)
+        print(f"준비됨: {stack.enter_context(page)}", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print("데모를 멈추었다.")
 
 
 def _chat(options: argparse.Namespace) -> None:
