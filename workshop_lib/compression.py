@@ -22,17 +22,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workshop_lib import WorkshopError, classification, display
+from workshop_lib import WorkshopError, classification, display, exporting
 from workshop_lib.architectures.transformer import Transformer, generate
 from workshop_lib.calibration import collect
 from workshop_lib.checkpoints import load_model, save_model
 from workshop_lib.distillation import Student, bpc_difference, build_student, first_tokens
-from workshop_lib.inference import percentile, speculative_curve
+from workshop_lib.inference import TableDraft, percentile, speculative_curve
 from workshop_lib.likelihood import quiet
 from workshop_lib.ngram import bits_per_char
-from workshop_lib.packing import Validation, read_documents
+from workshop_lib.packing import IGNORE, Validation, read_documents
 from workshop_lib.pretraining import document_nats, held_out
 from workshop_lib.quantized import layer_bytes, quantize_model, save_quantized
 from workshop_lib.throughput import peak_memory
@@ -171,15 +172,13 @@ def write_with_transformers(model: nn.Module) -> Callable[[list[int], int], list
     """A function for `measure_speed`: transformers' greedy `generate`, with its cache, always to the full length."""
     from transformers import GenerationConfig
 
-    config = model.config
+    special = {name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = GenerationConfig(do_sample=False, **special)
 
     def write(ids: list[int], tokens: int) -> list[int]:
-        settings = GenerationConfig(
-            max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, bos_token_id=config.bos_token_id,
-            eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id,
-        )
         prompt = torch.tensor([ids], device=model.device)
-        return model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=settings)[0, len(ids) :].tolist()
+        lengths = {"max_new_tokens": tokens, "min_new_tokens": tokens}
+        return model.generate(prompt, attention_mask=torch.ones_like(prompt), **lengths)[0, len(ids) :].tolist()
 
     return write
 
@@ -236,8 +235,8 @@ def build(job) -> dict[str, float]:
     model = load_model(base).to(device).eval()
     context = model.config.max_position_embeddings
     size = SimpleNamespace(validation_chars=settings.validation_chars, context=context)
-    kind = (lambda source: "nsmc" if source == "nsmc" else "prose") if job.data else None  # as week 5 takes them
-    validation = held_out(corpus / "validation.jsonl", tokenizer, size, job.seed, kind)
+    # Sources in the shares that they have in the corpus: one number, near week 5's.
+    validation = held_out(corpus / "validation.jsonl", tokenizer, size, job.seed, lambda source: "all")
     budget = max(settings.distil_steps * settings.distil_batch, settings.calibration_windows) * context + 1
     tokens = first_tokens(read_documents(corpus / "train.jsonl", job.seed + 1), tokenizer, budget)
     windows = torch.from_numpy(tokens[: settings.calibration_windows * context]).view(-1, context)
@@ -256,17 +255,15 @@ def build(job) -> dict[str, float]:
         if name == "int4_gptq":
             save_quantized(small, tokenizer, job.out / "int4")
     for name in display.progress([n for n, (_, library, _) in LIBRARIES.items() if find_spec(library)], desc="라이브러리"):
-        _library(bench, name, base, job.inputs["task_model"])
+        _library(bench, name, base, job.inputs["task_model"], classifier if name == "hf" else None)
     student = build_student(model, tokens, validation, settings, job.seed)
     _student(bench, student, tokenizer, job.out / "student")
-    metrics = student.metrics | _exports(bench, base, job.out)
-    curve = speculative_curve(model, student.model.eval(), prompts, settings.new_tokens, settings.lookaheads, temperature=0.8)
-    best = max(curve, key=lambda row: row["speedup"])
-    metrics |= {f"speculative_{key}": best[key] for key in ("speedup", "acceptance", "lookahead", "tokens_per_round")}
+    _exports(bench, base, job.out)
+    drafts = _drafts(model, student.model, tokens, prompts[: settings.drafts], settings)
     _write_rows(job.out / "variants.jsonl", bench.rows)
     _write_rows(job.out / "curves.jsonl", student.rows)
-    _write_rows(job.out / "speculative.jsonl", curve)
-    return _metrics(bench) | metrics
+    _write_rows(job.out / "speculative.jsonl", drafts)
+    return _metrics(bench) | student.metrics | _best_drafts(drafts)
 
 
 def _reviews(job, tokenizer, context: int):
@@ -293,12 +290,12 @@ def _ours(bench: Bench, name: str, model: Transformer, classifier: nn.Module, st
     return small
 
 
-def _library(bench: Bench, name: str, base: Path, task_model: Path) -> None:
+def _library(bench: Bench, name: str, base: Path, task_model: Path, classifier: nn.Module | None) -> None:
     title, library, bits = LIBRARIES[name]
     model = by_library(name, base)
     row = bench.add(name, title, library, bits, bytes=file_bytes(model))
     bench.language(row, document_nats(model, bench.validation))
-    bench.task(row, by_library(name, task_model, "AutoModelForSequenceClassification"))
+    bench.task(row, classifier or by_library(name, task_model, "AutoModelForSequenceClassification"))
     model.eval()
     bench.speed(row, write_with_transformers(model), model)
 
@@ -311,8 +308,50 @@ def _student(bench: Bench, student: Student, tokenizer, folder: Path) -> None:
     bench.speed(row, write_with_ours(student.model), student.model)
 
 
-def _exports(bench: Bench, base: Path, out: Path) -> dict[str, float]:
-    return {}
+def _exports(bench: Bench, base: Path, out: Path) -> None:
+    """The base model for ONNX Runtime, in float32 and INT8, and as a GGUF file in 8 bits for llama.cpp."""
+    for name, title, bits in (("onnx", "ONNX Runtime", 32), ("onnx_int8", "ONNX Runtime INT8", 8)):
+        path = exporting.to_onnx(base, out / ("model.onnx" if bits == 32 else "model-int8.onnx"), int8=bits == 8)
+        model = exporting.OnnxModel(path, threads=torch.get_num_threads())
+        row = bench.add(name, title, "onnxruntime", bits, bytes=path.stat().st_size)
+        bench.language(row, _onnx_nats(model, bench.validation))
+        bench.speed(row, model.generate)
+    path = exporting.to_gguf(base, out / "model.gguf", kind="q8_0")
+    row = bench.add("gguf", "GGUF Q8_0", "llama.cpp", 8, bytes=path.stat().st_size)
+    bench.language(row, document_nats(exporting.load_gguf(path)[0], bench.validation))
+    if find_spec("llama_cpp"):
+        bench.speed(row, exporting.GgufModel(path).generate)
+
+
+def _drafts(model: Transformer, student: Transformer, tokens: np.ndarray, prompts: list[list[int]], settings) -> list[dict]:
+    """Speculative decoding with two drafts: the distilled student, and a table of what followed in the training text."""
+    table = TableDraft(tokens, model.config.vocab_size)
+    rows = []
+    for name, draft, temperature in (("student", student, 1.0), ("table", table, 1.0), ("table", table, 0.0)):
+        curve = speculative_curve(model, draft, prompts, settings.drafted_tokens, settings.lookaheads, temperature)
+        rows += [{"draft": name, "temperature": temperature} | row for row in curve]
+    return rows
+
+
+def _best_drafts(rows: list[dict]) -> dict[str, float]:
+    """The best lookahead of each draft, at temperature 1; the student's under `speculative_…`, the table's `speculative_table_…`."""
+    found = {}
+    for draft, prefix in (("student", "speculative"), ("table", "speculative_table")):
+        mine = [row for row in rows if row["draft"] == draft and row["temperature"] == 1]
+        best = max(mine, key=lambda row: row["speedup"])
+        found |= {f"{prefix}_{key}": best[key] for key in ("speedup", "acceptance", "lookahead", "tokens_per_round")}
+    return found
+
+
+def _onnx_nats(model: exporting.OnnxModel, validation: Validation) -> np.ndarray:
+    """As `pretraining.document_nats`, for a model outside PyTorch: (documents,)."""
+    nats = np.zeros(len(validation.documents))
+    for ids, targets, documents in zip(validation.inputs, validation.targets, validation.document):
+        end = int(np.flatnonzero(targets != IGNORE)[-1]) + 1  # behind it is padding
+        logits = torch.from_numpy(model.logits(ids[:end].tolist()))
+        scores = F.cross_entropy(logits, torch.from_numpy(targets[:end]), ignore_index=IGNORE, reduction="none")
+        np.add.at(nats, documents[:end], scores.double().numpy())
+    return nats
 
 
 def _metrics(bench: Bench) -> dict[str, float]:

@@ -46,6 +46,15 @@ HIGHLIGHTS = {
         "nli_zero_shot_accuracy": "정확도(자연어 추론, 예시 없이 묻기)", "sts_accuracy": "정확도(문장 유사도)",
         "boolq_accuracy": "정확도(예/아니요 독해)", "reading_accuracy": "정확히 맞힌 비율(독해)", "bpc": "문자당 비트(BPC)",
     },
+    "compression": {
+        "fp32_bpc": "BPC(float32)", "int8_bpc": "BPC(INT8)", "int4_bpc": "BPC(INT4 반올림)", "int4_gptq_bpc": "BPC(INT4 GPTQ)",
+        "int4_awq_bpc": "BPC(INT4 AWQ)", "nf4_bpc": "BPC(NF4)", "fp32_bytes": "바이트(float32)", "int4_gptq_bytes": "바이트(INT4 GPTQ)",
+        "int4_gptq_loss": "BPC 손해 비율(INT4 GPTQ)", "int4_byte_share": "양자화한 층의 크기 비율(INT4)",
+        "distilled_bpc": "BPC(증류한 학생)", "scratch_small_bpc": "BPC(처음부터 학습한 같은 크기)",
+        "fp32_tokens_per_s": "초당 토큰(float32)", "int4_gptq_tokens_per_s": "초당 토큰(INT4 GPTQ)",
+        "onnx_int8_tokens_per_s": "초당 토큰(ONNX INT8)", "speculative_acceptance": "초안이 받아들여진 비율",
+        "speculative_speedup": "추측 디코딩의 속도 배율",
+    },
 }
 
 

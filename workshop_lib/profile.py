@@ -189,12 +189,14 @@ class CompressionSettings:
     temperature: float = 1.0
     calibration_windows: int = 64  # of training text, for GPTQ, AWQ and importance
     calibration_reviews: int = 60  # for the classifier
-    validation_chars: int = 12_000  # held-out text of each source
-    reviews: int = 300  # held-out
+    validation_chars: int = 20_000  # held-out text, all sources together
+    reviews: int = 200  # held-out
     requests: int = 20  # whose latency is measured, one after another
-    prompt_tokens: int = 8
+    prompt_tokens: int = 16
     new_tokens: int = 8
-    lookaheads: tuple[int, ...] = (2, 4)  # tokens that the draft proposes at once, in speculative decoding
+    lookaheads: tuple[int, ...] = (2, 3)  # tokens that the draft proposes at once, in speculative decoding
+    drafts: int = 4  # texts that are written with and without the draft
+    drafted_tokens: int = 48
 
 
 @dataclass(frozen=True)
@@ -254,13 +256,14 @@ PROFILES = {
         ),
         task_model=TaskModelSettings(
             rows=8_000, held_out=10_000, bundled_rows=2_000, bundled_held_out=2_000, curve=(500, 2_000, 8_000), sweep_rows=2_000,
-            full_rate=1e-3, random_init_rate=1e-3, adapted_rate=1e-3, lora_rate=3e-3, dora_rate=3e-3, qlora_rate=3e-3, adapt_steps=200,
+            full_rate=5e-4, random_init_rate=1e-3, adapted_rate=5e-4, lora_rate=3e-3, dora_rate=3e-3, qlora_rate=3e-3, adapt_steps=200,
         ),
         evaluation=EvaluationSettings(test=600, train=2_000, data_test=3_000, data_train=5_000, max_length=256, full_rate=5e-4,
                                       validation_chars=130_000),
         compression=CompressionSettings(
             student_layers=3, student_intermediate=448, distil_steps=300, distil_batch=16, distil_rate=1e-2, scratch_rate=2e-2,
-            calibration_windows=128, calibration_reviews=200, validation_chars=30_000, reviews=1_000, new_tokens=16,
+            calibration_windows=128, calibration_reviews=200, validation_chars=60_000, reviews=1_000, new_tokens=16,
+            lookaheads=(2, 4), drafts=10, drafted_tokens=96,
         ),
     ),
     "gpu": Profile(
@@ -291,7 +294,7 @@ PROFILES = {
         compression=CompressionSettings(
             student_layers=6, student_intermediate=1_024, distil_steps=2_000, distil_batch=64, distil_rate=5e-3, scratch_rate=1e-2,
             calibration_windows=256, calibration_reviews=400, validation_chars=200_000, reviews=5_000, requests=50, prompt_tokens=32,
-            new_tokens=64, lookaheads=(2, 4, 8),
+            new_tokens=64, lookaheads=(2, 4, 8), drafts=10, drafted_tokens=256,
         ),
     ),
 }

@@ -4,7 +4,7 @@ Notable choices
 - `QuantizedLinear` keeps the packed codes and 16-bit scales, and makes the weight anew in each call. That saves memory; without a
   kernel that multiplies codes directly it costs time. `integer_product` is such a kernel for 8 bits.
 - Embeddings and output layer stay as they are: in a small model they are a third of the weights, and the easiest to damage.
-- The folder says in its config.json that it is quantised, so that transformers refuses it rather than filling it with random weights.
+- The folder's weights have a file name of their own, so that transformers refuses it rather than filling it with random weights.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from workshop_lib import WorkshopError
 from workshop_lib.calibration import Statistics, awq_clip, awq_scales, gptq, linear_layers
-from workshop_lib.quantization import absmax_int8, nf4_levels, nf4_quantize, pack_bits, quantize_groups, unpack_bits
+from workshop_lib.quantization import absmax_int8, nf4_pairs, nf4_quantize, pack_bits, quantize_groups, unpack_bits
 
+WEIGHTS = "quantized.safetensors"  # in a model.safetensors transformers would miss the names it knows and invent the weights
 METHODS = {"absmax": "절댓값 최대", "round": "반올림", "gptq": "GPTQ", "awq": "AWQ", "nf4": "NF4"}
 
 
@@ -39,8 +40,10 @@ class Codes:
 
     def weight(self) -> Tensor:
         """The weight that the codes stand for: float32 (out, in)."""
-        codes = unpack_bits(self.packed, self.bits)
-        values = nf4_levels().to(codes.device)[(codes & 15).int()] if self.normal else codes.float()
+        if self.normal:
+            values = F.embedding(self.packed.int(), nf4_pairs().to(self.packed.device)).flatten(1)
+        else:
+            values = unpack_bits(self.packed, self.bits).float()
         weight = (values.unflatten(1, (self.scales.shape[1], -1)) * self.scales.float().unsqueeze(-1)).flatten(1)
         return weight if self.inputs is None else weight / self.inputs.float()
 
@@ -126,7 +129,10 @@ def integer_product(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     (..., out), as exact as 8-bit inputs allow.
     """
     rows, largest = absmax_int8(x.flatten(0, -2))  # a token is a row
-    sums = torch._int_mm(rows, codes.t())  # (tokens, out) int32
+    tokens = len(rows)
+    if x.is_cuda and tokens < 32:  # its kernel takes more than 16 rows
+        rows = F.pad(rows, (0, 0, 0, 32 - tokens))
+    sums = torch._int_mm(rows, codes.t())[:tokens]  # (tokens, out) int32
     return (sums.float() * largest * scale.flatten()).view(*x.shape[:-1], -1)
 
 
@@ -166,7 +172,7 @@ def layer_bytes(model: nn.Module) -> tuple[int, int]:
 
 
 def save_quantized(model: nn.Module, tokenizer, folder: Path) -> None:
-    """The model as a folder: packed codes in model.safetensors, config.json with each layer's format, tokenizer.
+    """The model as a folder: packed codes in quantized.safetensors, config.json with each layer's format, tokenizer.
 
     model: this package's Transformer from `quantize_model`.
     """
@@ -181,14 +187,13 @@ def save_quantized(model: nn.Module, tokenizer, folder: Path) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         del tensors["lm_head.weight"]
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "workshop-quantized"})
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "workshop-quantized"})
     tokenizer.save_pretrained(folder)
 
 
 def is_quantized(folder: Path | str) -> bool:
     """Whether a folder holds a model of `save_quantized`."""
-    path = Path(folder) / "config.json"
-    return path.is_file() and '"quant_method": "workshop"' in path.read_text(encoding="utf-8")
+    return (Path(folder) / WEIGHTS).is_file()
 
 
 def load_quantized(folder: Path | str) -> nn.Module:
@@ -202,7 +207,7 @@ def load_quantized(folder: Path | str) -> nn.Module:
         raise WorkshopError(f"{folder}은(는) 양자화한 모델의 폴더가 아니다. `workshop run --weeks 8`로 만든 int4 폴더를 준다.")
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "model.safetensors")
+        tensors = load_file(folder / WEIGHTS)
         known = {name: settings[name] for name in TransformerConfig.__dataclass_fields__ if name in settings}
         model = Transformer(TransformerConfig(**known | {"rope_theta": float(settings["rope_parameters"]["rope_theta"])}))
         for name, form in settings["quantization_config"]["layers"].items():
