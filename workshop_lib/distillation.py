@@ -127,8 +127,8 @@ def cut_width(model: Transformer, groups: Sequence[Tensor], channels: Tensor) ->
             weights[name] = weight[:, channels]
     for layer, kept in enumerate(groups):
         attention = f"model.layers.{layer}.self_attn."
-        keys = (kept[:, None] * head + torch.arange(head)).flatten()
-        queries = (kept[:, None] * shared * head + torch.arange(shared * head)).flatten()
+        keys = (kept[:, None] * head + torch.arange(head, device=kept.device)).flatten()
+        queries = (kept[:, None] * shared * head + torch.arange(shared * head, device=kept.device)).flatten()
         for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
             weights[f"{attention}{name}.weight"] = weights[f"{attention}{name}.weight"][rows]
         weights[f"{attention}o_proj.weight"] = weights[f"{attention}o_proj.weight"][:, queries]

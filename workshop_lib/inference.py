@@ -284,10 +284,10 @@ def decode_costs(model: Transformer, lengths: Sequence[int], repeats: int = 5, s
         text = CachedText(model)
         text.read(ids[:length])
         held = state_bytes(text.caches)
-        whole = torch.tensor([ids[: length + 1]])
+        whole = torch.tensor([ids[: length + 1]], device=next(model.parameters()).device)
         rows.append({
             "length": length,
-            "cached_ms": _median_ms(lambda text=text, length=length: (text.cut(length), text.read(ids[length : length + 1])), repeats),
+            "cached_ms": _reading_ms(text, ids[length : length + 1], repeats),
             "recomputed_ms": _median_ms(lambda whole=whole: model.lm_head(model.model(whole)[:, -1]), repeats),
             "cache_bytes": held,
         })
@@ -297,15 +297,16 @@ def decode_costs(model: Transformer, lengths: Sequence[int], repeats: int = 5, s
 @torch.no_grad()
 def batch_curve(model: Transformer, sizes: Sequence[int], prompt: int = 16, tokens: int = 16, seed: int = 0) -> list[dict]:
     """Throughput and waiting time when `batch` texts are written side by side: rows of `batch`, `tokens_per_s`, `step_ms` (median)."""
-    rows, random = [], np.random.default_rng(seed)
+    rows, random, device = [], np.random.default_rng(seed), next(model.parameters()).device
     for batch in sizes:
-        ids = torch.from_numpy(random.integers(model.config.vocab_size, size=(batch, prompt)))
+        ids = torch.from_numpy(random.integers(model.config.vocab_size, size=(batch, prompt))).to(device)
         _, state = model.prefill(ids)
         logits, state = model.step(ids[:, 0], state)  # the warm-up
         waits = []
         for _ in range(tokens):
             start = time.perf_counter()
             logits, state = model.step(logits.argmax(-1), state)
+            logits[0, 0].item()  # waits for a GPU
             waits.append(time.perf_counter() - start)
         rows.append({"batch": batch, "tokens_per_s": batch / statistics.median(waits), "step_ms": 1000 * statistics.median(waits)})
     return rows
@@ -322,9 +323,22 @@ def prefix_costs(model: Transformer, shared: Sequence[int], ends: Sequence[Seque
     for end in ends:
         prompt = [*shared, *end]
         waits["cold_ms"].append(_median_ms(lambda prompt=prompt: CachedText(model).read(prompt), 1, warm_up=False))
-        waits["warm_ms"].append(_median_ms(lambda prompt=prompt: cache.read(prompt), 1, warm_up=False))
+        waits["warm_ms"].append(_median_ms(lambda prompt=prompt: cache.read(prompt)[0], 1, warm_up=False))
     total = sum(len(shared) + len(end) for end in ends)
     return {name: statistics.median(found) for name, found in waits.items()} | {"reused": cache.reused / total}
+
+
+def relative_costs(model: Transformer, draft: Transformer, lookahead: int, past: int = 32, repeats: int = 7) -> dict[str, float]:
+    """What a step of the draft (`draft_cost`) and reading lookahead + 1 tokens at once (`check_cost`) take, in steps of the model.
+
+    For `expected_speedup`. past: tokens read before.
+    """
+    ids = [place % model.config.vocab_size for place in range(past + lookahead + 1)]
+    texts = CachedText(model), CachedText(draft)
+    for text in texts:
+        text.read(ids[:past])
+    step, small = (_reading_ms(text, ids[past : past + 1], repeats) for text in texts)
+    return {"draft_cost": small / step, "check_cost": _reading_ms(texts[0], ids[past:], repeats) / step}
 
 
 def speculative_curve(
@@ -355,12 +369,23 @@ def speculative_curve(
     return rows
 
 
-def _median_ms(run: Callable[[], object], repeats: int, warm_up: bool = True) -> float:
+def _reading_ms(text: CachedText, ids: Sequence[int], repeats: int) -> float:
+    """Milliseconds of reading `ids` after the text, again and again."""
+    length = len(text)
+
+    def read() -> Tensor:
+        text.cut(length)
+        return text.read(ids)
+
+    return _median_ms(read, repeats)
+
+
+def _median_ms(run: Callable[[], Tensor], repeats: int, warm_up: bool = True) -> float:
     if warm_up:
         run()
     waits = []
     for _ in range(repeats):
         start = time.perf_counter()
-        run()
+        run().flatten()[0].item()  # waits for a GPU
         waits.append(time.perf_counter() - start)
     return 1000 * statistics.median(waits)
