@@ -1,5 +1,6 @@
 """The chat page: what it asks a server for, what it does when the server says no, and how it looks in a real browser."""
 
+import html
 import json
 import os
 import shutil
@@ -128,8 +129,8 @@ def test_a_reader_who_leaves_closes_the_connection(client):
 
 
 def test_history_of_both_forms_becomes_messages():
-    history = [user("가") | {"metadata": None}, {"role": "assistant", "content": [{"type": "text", "text": "나"}, "다"]}]
-    assert demo.conversation(" ", history, "라") == [user("가"), {"role": "assistant", "content": "나다"}, user("라")]
+    history = [user("가") | {"metadata": None}, {"role": "assistant", "content": [{"type": "text", "text": "나&lt;"}, "다"]}]
+    assert demo.conversation(" ", history, "라") == [user("가"), {"role": "assistant", "content": "나<다"}, user("라")]
     assert demo.conversation("친절하게", [], "라")[0] == {"role": "system", "content": "친절하게"}
 
 
@@ -161,11 +162,12 @@ def test_the_page_answers_over_its_api_and_goes_when_the_block_ends(server):
         page = Client(address, verbose=False)
         job = page.submit("안녕", demo.CHAT, "짧게", 0.5, 0.9, 20, 3, api_name="/chat")
         text, view = job.result(30)
-        assert text == "".join(ANSWER) and "쓴 토큰 5개" in view
+        assert html.unescape(text) == "".join(ANSWER) and "쓴 토큰 5개" in view
         assert [output[0] for output in job.outputs()][0] == ANSWER[0]
         assert server.asked[-1]["messages"] == [{"role": "system", "content": "짧게"}, user("안녕")]
         assert server.asked[-1]["seed"] == 3
-        assert page.predict("옛날", demo.COMPLETE, "", 0.5, 0.9, 0, None, api_name="/chat")[0] == "옛날" + "".join(ANSWER)
+        written_on, _ = page.predict("옛날", demo.COMPLETE, "", 0.5, 0.9, 0, None, api_name="/chat")
+        assert html.unescape(written_on) == "옛날" + "".join(ANSWER)
         with pytest.raises(AppError, match="온도가 너무 높다"):
             page.predict("안녕", demo.CHAT, "", 2, 0.9, 20, 3, api_name="/chat")
         port = int(address.rstrip("/").rsplit(":", 1)[1])
@@ -219,15 +221,17 @@ def test_a_conversation_in_a_real_browser(server, browser, monkeypatch):
 
         def finished():
             for length in range(1, len(ANSWER)):
-                if says("".join(ANSWER[:length])) and not says(ANSWER[length].strip("<b>/")):
+                if says("".join(ANSWER[:length])) and not says(ANSWER[length]):
                     seen.add(length)
             return says("쓴 토큰 5개")
 
         until(finished)
         assert seen, "the answer did not grow: it came at once"
         conversation = browser.find_element(By.ID, "conversation").text
-        assert "반가워" in conversation and "안녕하세요." in conversation and "반갑습니다" in conversation.replace("\n", "")
-        assert server.asked[-1]["messages"] == [user("반가워")]
+        assert "반가워" in conversation and "".join(ANSWER) in conversation
+        assert server.asked[-1]["messages"] == [user("반가워")] and not {"seed", "max_tokens"} & set(server.asked[-1])
+        places = [says(label) for label in ("온도", "top-p", "시드")]
+        assert places == [False] * 3, "the controls stand open, outside their fold"
         browser.find_element(By.CSS_SELECTOR, "#message textarea").send_keys("또 보자", Keys.ENTER)
         until(lambda: len(server.asked) == 2)
         assert [message["role"] for message in server.asked[-1]["messages"]] == ["user", "assistant", "user"]
@@ -236,6 +240,8 @@ def test_a_conversation_in_a_real_browser(server, browser, monkeypatch):
         assert fetched and not [name for name in fetched if not name.startswith((address, "data:", "blob:"))]
         if folder := os.environ.get("WORKSHOP_SCREENSHOTS"):
             until(lambda: says("쓴 토큰 5개"))
+            browser.find_element(By.XPATH, "//*[text()='표본 추출']").click()
+            time.sleep(1)
             browser.save_screenshot(str(Path(folder) / "demo.png"))
 
 

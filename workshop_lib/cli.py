@@ -213,20 +213,20 @@ def _demo(options: argparse.Namespace) -> None:
 
     from workshop_lib import demo, serving
 
-    with ExitStack() as stack:
-        key = os.environ.get("OPENAI_API_KEY", "none")
-        url, model, tokenizer, base = options.url, options.model, options.tokenizer, False
-        if not url:
-            folder = Path(model).expanduser() if model else _finished_model(options)
-            server = stack.enter_context(serving.running(folder))
-            url, model, tokenizer, key = server.url, server.model, folder, "none"
-            base = folder.name == "base_model"
-        page = demo.running(url, model, tokenizer=tokenizer, key=key, complete=base, host=options.host, port=options.port or None)
-        print(f"준비됨: {stack.enter_context(page)}", flush=True)
-        try:
+    try:
+        with ExitStack() as stack:
+            key = os.environ.get("OPENAI_API_KEY", "none")
+            url, model, tokenizer, base = options.url, options.model, options.tokenizer, False
+            if not url:
+                folder = Path(model).expanduser() if model else _finished_model(options)
+                server = stack.enter_context(serving.running(folder))
+                url, model, tokenizer, key = server.url, server.model, folder, "none"
+                base = folder.name == "base_model"
+            page = demo.running(url, model, tokenizer=tokenizer, key=key, complete=base, host=options.host, port=options.port or None)
+            print(f"준비됨: {stack.enter_context(page)}", flush=True)
             threading.Event().wait()
-        except KeyboardInterrupt:
-            print("데모를 멈추었다.")
+    except KeyboardInterrupt:
+        print("데모를 멈추었다.")
 
 
 def _chat(options: argparse.Namespace) -> None:

@@ -118,10 +118,14 @@ def _too_long(error) -> bool:
     return error.code == "context_length_exceeded" or "context length" in str(error.message)  # the second: older vLLM
 
 
-def conversation(system: str, history: Sequence[dict[str, Any]], message: str) -> list[Message]:
+def conversation(system: str | None, history: Sequence[dict[str, Any]], message: str) -> list[Message]:
     """System prompt (where there is one), the exchanges so far as Gradio keeps them, and the new message, as OpenAI's messages."""
     turns = [{"role": turn["role"], "content": _plain(turn["content"])} for turn in history]
-    opening = [{"role": "system", "content": system.strip()}] if system.strip() else []
+    for turn in turns:
+        if turn["role"] == "assistant":
+            turn["content"] = html.unescape(turn["content"])  # the page keeps answers escaped
+    system = (system or "").strip()  # None: the fold with the system prompt has never been opened
+    opening = [{"role": "system", "content": system}] if system else []
     return [*opening, *turns, {"role": "user", "content": message}]
 
 
@@ -160,30 +164,32 @@ def page(client: OpenAI, model: str, tokenizer=None, complete: bool = False) -> 
         """One turn: the text so far and the token view, again and again."""
         writing_on = mode == COMPLETE
         messages = [{"role": "user", "content": message}] if writing_on else conversation(system, history, message)
-        sampling = Sampling(float(temperature), float(top_p), int(max_tokens), None if seed in (None, "") else int(seed))
+        sampling = Sampling(float(temperature), float(top_p), int(max_tokens), int(seed) if seed is not None and seed >= 0 else None)
         try:
             for part in reply(client, model, messages, sampling, writing_on):
-                yield (message if writing_on else "") + part.text, token_view(part, segmenter)
+                # Gradio takes a message for HTML and drops tags it does not know, <think> among them: escaped, they are seen.
+                yield html.escape((message if writing_on else "") + part.text, quote=False), token_view(part, segmenter)
         except WorkshopError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
+    controls = [
+        gr.Radio([CHAT, COMPLETE], value=COMPLETE if complete else CHAT, label="방식", info="기본 모델은 대화를 못 배웠다", render=False),
+        gr.Textbox(label="시스템 프롬프트", lines=2, render=False),
+        gr.Slider(0, 2, value=0.8, step=0.05, label="온도", info="0이면 늘 가장 그럴듯한 토큰", render=False),
+        gr.Slider(0.05, 1, value=0.95, step=0.05, label="top-p", render=False),
+        gr.Slider(0, 1024, value=0, step=1, label="최대 토큰", info="0이면 서버가 정한다", render=False),
+        gr.Number(value=-1, precision=0, label="시드", info="음수면 매번 다르다", render=False),
+    ]
     with gr.Blocks(title="LLM From Scratch 워크숍", analytics_enabled=False) as blocks:
         tokens = gr.HTML(label="토큰", render=False)
         gr.ChatInterface(
             answer,
-            title=f"{model}와(과) 이야기하기",
-            description=f"서버: {client.base_url}",
-            chatbot=gr.Chatbot(label="대화", height=420, elem_id="conversation"),
-            textbox=gr.Textbox(placeholder="메시지를 쓰고 Enter", elem_id="message", container=False, scale=7),
-            additional_inputs=[
-                gr.Radio([CHAT, COMPLETE], value=COMPLETE if complete else CHAT, label="방식", info="기본 모델은 대화를 배우지 않았다"),
-                gr.Textbox(label="시스템 프롬프트", lines=2),
-                gr.Slider(0, 2, value=0.8, step=0.05, label="온도", info="0이면 늘 가장 그럴듯한 토큰"),
-                gr.Slider(0.05, 1, value=0.95, step=0.05, label="top-p"),
-                gr.Slider(0, 1024, value=0, step=1, label="최대 토큰", info="0이면 서버가 정한다"),
-                gr.Number(value=None, precision=0, label="시드", info="비우면 매번 다르다"),
-            ],
-            additional_inputs_accordion=gr.Accordion("표본 추출", open=False),
+            title="내 모델과 이야기하기",
+            description=f"모델 {model}, 서버 {client.base_url}",
+            chatbot=gr.Chatbot(label="대화", height=420, elem_id="conversation", render_markdown=False, buttons=["copy"], render=False),
+            textbox=gr.Textbox(placeholder="메시지를 쓰고 Enter", elem_id="message", container=False, scale=7, render=False),
+            additional_inputs=controls,
+            additional_inputs_accordion=gr.Accordion("표본 추출", open=False, render=False),
             additional_outputs=[tokens],
             api_name="chat",
             flagging_mode="never",
