@@ -31,7 +31,7 @@ def _by_hand(x: Tensor) -> bool:
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        scale = torch.linalg.vecdot(x, x).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
+        scale = _inverse_rms(x, eps)
         ctx.save_for_backward(x, weight, scale)
         return (x * scale).mul_(weight)
 
@@ -52,7 +52,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x²) + eps) · weight over the last dimension (Zhang & Sennrich 2019, eq. 4)."""
     if not _by_hand(x):
         return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
+    if not torch.is_grad_enabled():  # a function of autograd costs a decoding step more than its arithmetic
+        return (x * _inverse_rms(x, eps)).mul_(weight)
     return _RmsNorm.apply(x, weight, eps)
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    return torch.linalg.vecdot(x, x).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
 
 
 def _pairs(x: Tensor) -> Tensor:
@@ -128,7 +134,9 @@ class _SwiGlu(torch.autograd.Function):
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) · up (Shazeer 2020, eq. 6)."""
-    return _SwiGlu.apply(gate, up) if _by_hand(gate) else F.silu(gate) * up
+    if not _by_hand(gate):
+        return F.silu(gate) * up
+    return _SwiGlu.apply(gate, up) if torch.is_grad_enabled() else F.silu(gate).mul_(up)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
