@@ -21,6 +21,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from workshop_lib import WorkshopError, cli, serving
 from workshop_lib.architectures.transformer import Transformer, TransformerConfig
@@ -622,6 +623,18 @@ def test_a_broken_model_folder_is_named(folder, tmp_path, damage, words):
             serving.start(broken)
     code, said = workshop_serve("--model", broken, "--port", "0")
     assert code == 1 and said.startswith("오류:") and words in said
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_of_another_model_are_refused_rather_than_left_random(folder, tmp_path, tied):
+    tokenizer = serving.load(folder)[1]
+    model = Transformer(TransformerConfig(len(tokenizer), 16, 32, 1, 2, 2, max_position_embeddings=64, tie_word_embeddings=tied), seed=0)
+    save_model(model, tokenizer, tmp_path)
+    assert torch.equal(serving.load(tmp_path)[0].lm_head.weight.cpu(), model.lm_head.weight)
+    weights = tmp_path / "model.safetensors"
+    save_file({name.replace("o_proj", "out"): tensor for name, tensor in load_file(weights).items()}, weights)
+    with pytest.raises(WorkshopError, match="읽을 수 없다"):
+        serving.load(tmp_path)
 
 
 @pytest.mark.parametrize("arguments", [["--port", "70000"], ["--port", "가"], ["--timeout", "0"], ["--max-batch", "0"], ["--queue", "-1"]])
