@@ -191,6 +191,13 @@ def test_the_pruned_and_distilled_student_beats_the_same_size_from_scratch():
         build_student(teacher, tokens, validation, SimpleNamespace(**vars(SETTINGS) | {"student_layers": 3, "student_intermediate": 48}))
 
 
+def test_a_large_vocabulary_is_learnt_in_parts():
+    wide = replace(SHAPE, vocab_size=2**21)
+    assert training_settings(SHAPE, SETTINGS, 1e-2).accumulation == 1
+    assert training_settings(wide, SETTINGS, 1e-2).accumulation == 2  # 8 sequences of 16 tokens: 2^28 logits
+    assert training_settings(replace(wide, max_position_embeddings=256), SETTINGS, 1e-2).accumulation == 8
+
+
 def test_difference_in_bits_divides_by_the_characters():
     documents = [Encoded((1, 5, 2), characters, "a") for characters in (10, 30)]
     validation = validation_windows(documents, 8)

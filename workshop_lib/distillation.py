@@ -11,6 +11,7 @@ Notable choices
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ from workshop_lib.ngram import bits_per_char
 from workshop_lib.packing import Validation, encode
 from workshop_lib.pretraining import Run, document_nats, new_model, train
 from workshop_lib.profile import BaseModelSettings
+
+LOGITS = 2**27  # at most so many of a model's at once: the loss holds several arrays as large
 
 # --- importance -----------------------------------------------------------------------------------------------------------
 
@@ -241,11 +244,13 @@ class Student:
 
 def training_settings(config: TransformerConfig, settings, rate: float) -> BaseModelSettings:
     """Week 5's settings for a model of this shape, with the steps, batch and rate of the compression section."""
-    tied = config.tie_word_embeddings
+    tied, batch = config.tie_word_embeddings, settings.distil_batch
+    sequence = config.max_position_embeddings * config.vocab_size
+    parts = next((n for n in range(1, batch) if batch % n == 0 and batch // n * sequence <= LOGITS), batch)
     return BaseModelSettings(
         hidden_size=config.hidden_size, layers=config.num_hidden_layers, heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads, intermediate_size=config.intermediate_size, context=config.max_position_embeddings,
-        tie_embeddings=tied, rope_theta=config.rope_theta, batch_size=settings.distil_batch, steps=settings.distil_steps,
+        tie_embeddings=tied, rope_theta=config.rope_theta, batch_size=batch, accumulation=parts, steps=settings.distil_steps,
         learning_rate=rate, embedding_rate=1.0 if tied else 0.5, optimizer="muon", muon_iterations=3, schedule="wsd", decay_fraction=0.9,
         warmup_steps=min(20, settings.distil_steps // 4), evaluate_every=max(1, settings.distil_steps // 4), checkpoint_every=10**9,
         sample_every=10**9,
@@ -261,7 +266,9 @@ def build_student(
     """
     context, rows = teacher.config.max_position_embeddings, settings.calibration_windows
     windows = torch.from_numpy(np.asarray(tokens[: len(tokens) // context * context], dtype=np.int64).reshape(-1, context)[:rows])
-    pruned = prune(teacher, windows.to(next(teacher.parameters()).device), settings.student_layers, settings.student_intermediate)
+    home, device = next(teacher.parameters()).device, "cuda" if torch.cuda.is_available() else "cpu"
+    teacher = copy.deepcopy(teacher).to(device)  # the caller's stays where it is
+    pruned = prune(teacher, windows.to(device), settings.student_layers, settings.student_intermediate)
     if pruned.num_parameters() >= teacher.num_parameters():
         raise WorkshopError("학생이 교사보다 작지 않다. student_layers나 student_intermediate를 줄인다.")
     nats = {"teacher": document_nats(teacher, validation), "pruned": document_nats(pruned, validation)}
@@ -286,7 +293,7 @@ def build_student(
     metrics |= {f"{name}_seconds": run.seconds for name, run in runs.items()}
     keys = ("step", "tokens", "loss", "val_bpc", "seconds")
     curves = [{"model": name} | {key: row[key] for key in keys} for name, run in runs.items() for row in run.history]
-    return Student(pruned, scratch, curves, nats, metrics)
+    return Student(pruned.to(home), scratch.to(home), curves, nats, metrics)
 
 
 def bpc_difference(first: np.ndarray, second: np.ndarray, validation: Validation) -> tuple[float, float, float]:
