@@ -8,7 +8,8 @@ Notable choices
 - Calibration reads training text, never what is measured on. The interval of a variant's bits per character is that of its
   difference from float32 on the same documents, which is far narrower than either one's own.
 - What was not measured is absent from a row, never zero.
-- Speed is compared inside one engine: transformers' `generate` spends more time on Python than our own loop, whatever the weights.
+- Speeds are measured together, the models taking turns. They are compared inside one engine: transformers' `generate` spends more time
+  on Python than our own loop, whatever the weights.
 """
 
 from __future__ import annotations
@@ -68,23 +69,33 @@ REPORTED = ("bytes", "bpc", "accuracy", "tokens_per_s", "p50_ms", "p95_ms", "pea
 # --- measuring ----------------------------------------------------------------------------------------------------------------
 
 
-def measure_speed(generate: Callable[[list[int], int], Sequence[int]], prompts: Sequence[list[int]], tokens: int) -> dict[str, float]:
-    """Speed of one request after another. generate: (prompt ids, tokens to write) → the new ids.
+Write = Callable[[list[int], int], Sequence[int]]  # prompt ids, tokens to write → the new ids
 
-    Returns `tokens_per_s` (new tokens over all seconds) and the latency of a request, `p50_ms` and `p95_ms` (nearest rank). One request
-    is answered beforehand. Raises WorkshopError for no prompts, or when nothing is written.
+
+def measure_speed(write: Write, prompts: Sequence[list[int]], tokens: int) -> dict[str, float]:
+    """Speed of one request after another: `tokens_per_s` (new tokens over all seconds) and the latency of a request, `p50_ms` and
+    `p95_ms` (nearest rank). One request is answered beforehand. Raises WorkshopError for no prompts, or when nothing is written.
     """
+    return measure_speeds({"": write}, prompts, tokens)[""]
+
+
+def measure_speeds(writers: dict[str, Write], prompts: Sequence[list[int]], tokens: int) -> dict[str, dict[str, float]]:
+    """`measure_speed` of several models by name. They take turns, request by request: a machine that is busy is so for all of them."""
     if not prompts:
         raise WorkshopError("속도를 잴 프롬프트가 없다. 하나 이상 준다.")
-    generate(list(prompts[0]), tokens)
-    waits, written = [], 0
+    for write in writers.values():
+        write(list(prompts[0]), tokens)
+    waits: dict[str, list[float]] = {name: [] for name in writers}
+    written = dict.fromkeys(writers, 0)
     for prompt in prompts:
-        start = time.perf_counter()
-        written += len(generate(list(prompt), tokens))
-        waits.append(1000 * (time.perf_counter() - start))
-    if not written:
+        for name, write in writers.items():
+            start = time.perf_counter()
+            written[name] += len(write(list(prompt), tokens))
+            waits[name].append(1000 * (time.perf_counter() - start))
+    if not all(written.values()):
         raise WorkshopError("모델이 토큰을 하나도 쓰지 않아 속도를 잴 수 없다.")
-    return {"tokens_per_s": 1000 * written / sum(waits), "p50_ms": percentile(waits, 0.5), "p95_ms": percentile(waits, 0.95)}
+    return {name: {"tokens_per_s": 1000 * written[name] / sum(ms), "p50_ms": percentile(ms, 0.5), "p95_ms": percentile(ms, 0.95)}
+            for name, ms in waits.items()}  # fmt: skip
 
 
 def pareto(rows: Sequence[dict], cost: str = "bytes", quality: str = "bpc") -> list[str]:
@@ -168,7 +179,7 @@ def by_library(name: str, folder: Path | str, kind: str = "AutoModelForCausalLM"
     return model.to(device).eval() if library != "bitsandbytes" else model.eval()
 
 
-def write_with_transformers(model: nn.Module) -> Callable[[list[int], int], list[int]]:
+def write_with_transformers(model: nn.Module) -> Write:
     """A function for `measure_speed`: transformers' greedy `generate`, with its cache, always to the full length."""
     from transformers import GenerationConfig
 
@@ -183,7 +194,7 @@ def write_with_transformers(model: nn.Module) -> Callable[[list[int], int], list
     return write
 
 
-def write_with_ours(model: Transformer) -> Callable[[list[int], int], list[int]]:
+def write_with_ours(model: Transformer) -> Write:
     """A function for `measure_speed`: this package's `generate`, greedy."""
     return lambda ids, tokens: generate(model, ids, tokens, temperature=0)
 
@@ -198,6 +209,7 @@ class Bench:
         self.validation, self.reviews, self.prompts, self.tokens = validation, reviews, prompts, tokens
         self.rows: list[dict] = []
         self.nats: dict[str, np.ndarray] = {}
+        self.writers: dict[str, Write] = {}
 
     def add(self, name: str, title: str, engine: str, bits: float, **numbers: float) -> dict:
         """A new row, with the numbers that are known already."""
@@ -218,11 +230,18 @@ class Bench:
         predictions = classification.logits(classifier, self.reviews).argmax(dim=1).numpy()
         row["accuracy"], (row["accuracy_low"], row["accuracy_high"]) = classification.accuracy(predictions, self.reviews.labels)
 
-    def speed(self, row: dict, write: Callable, model: nn.Module | None = None) -> None:
-        """Speed, and, of a model of PyTorch, memory."""
-        row |= measure_speed(write, self.prompts, self.tokens)
+    def speed(self, row: dict, write: Write, model: nn.Module | None = None) -> None:
+        """Keep the model for `finish`, which measures speed; of a model of PyTorch, the memory now."""
+        self.writers[row["name"]] = write
         if model is not None:
+            write(self.prompts[0], self.tokens)
             row["peak_mb"] = memory_mb(model, lambda: write(self.prompts[0], self.tokens))
+
+    def finish(self) -> None:
+        """Measure the speed of all models that have one."""
+        speeds = measure_speeds(self.writers, self.prompts, self.tokens)
+        for row in self.rows:
+            row |= speeds.get(row["name"], {})
 
 
 def build(job) -> dict[str, float]:
@@ -259,6 +278,7 @@ def build(job) -> dict[str, float]:
     student = build_student(model, tokens, validation, settings, job.seed)
     _student(bench, student, tokenizer, job.out / "student")
     _exports(bench, base, job.out)
+    bench.finish()
     drafts = _drafts(model, student.model, tokens, prompts[: settings.drafts], settings)
     _write_rows(job.out / "variants.jsonl", bench.rows)
     _write_rows(job.out / "curves.jsonl", student.rows)
@@ -325,7 +345,7 @@ def _exports(bench: Bench, base: Path, out: Path) -> None:
 
 def _drafts(model: Transformer, student: Transformer, tokens: np.ndarray, prompts: list[list[int]], settings) -> list[dict]:
     """Speculative decoding with two drafts: the distilled student, and a table of what followed in the training text."""
-    table = TableDraft(tokens, model.config.vocab_size)
+    table = TableDraft(tokens[: settings.table_tokens], model.config.vocab_size)
     rows = []
     for name, draft, temperature in (("student", student, 1.0), ("table", table, 1.0), ("table", table, 0.0)):
         curve = speculative_curve(model, draft, prompts, settings.drafted_tokens, settings.lookaheads, temperature)

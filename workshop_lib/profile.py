@@ -189,14 +189,15 @@ class CompressionSettings:
     temperature: float = 1.0
     calibration_windows: int = 64  # of training text, for GPTQ, AWQ and importance
     calibration_reviews: int = 60  # for the classifier
-    validation_chars: int = 20_000  # held-out text, all sources together
+    validation_chars: int = 14_000  # held-out text, all sources together
     reviews: int = 200  # held-out
     requests: int = 20  # whose latency is measured, one after another
     prompt_tokens: int = 16
     new_tokens: int = 8
-    lookaheads: tuple[int, ...] = (2, 3)  # tokens that the draft proposes at once, in speculative decoding
+    lookaheads: tuple[int, ...] = (3,)  # tokens that the draft proposes at once, in speculative decoding
     drafts: int = 4  # texts that are written with and without the draft
-    drafted_tokens: int = 48
+    drafted_tokens: int = 40
+    table_tokens: int = 100_000  # of training text, for the draft that is a table
 
 
 @dataclass(frozen=True)
