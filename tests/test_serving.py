@@ -221,6 +221,7 @@ BAD = [
     ("/completions", GOOD | {"temperature": -1}, 400, "temperature"),
     ("/completions", GOOD | {"temperature": 3}, 400, "temperature"),
     ("/completions", GOOD | {"temperature": float("nan")}, 400, "temperature"),
+    ("/completions", GOOD | {"temperature": 10**400}, 400, "temperature"),
     ("/completions", GOOD | {"temperature": "hot"}, 400, "temperature"),
     ("/completions", GOOD | {"top_p": 0}, 400, "top_p"),
     ("/completions", GOOD | {"top_p": 1.1}, 400, "top_p"),
@@ -552,6 +553,11 @@ def test_the_server_ends_with_its_parent_even_a_killed_one(folder):
     parent.kill()
     parent.wait(30)
     until(lambda: gone(pid))
+
+
+def test_an_interrupted_cell_does_not_stop_the_server(server, client):
+    assert os.getpgid(server.pid) != os.getpgid(0)  # Jupyter sends SIGINT to the kernel's group
+    assert client.completions.create(**GOOD).choices
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

@@ -9,7 +9,6 @@ Notable choices
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -104,7 +103,7 @@ def _number(body: dict, name: str, default: float, low: float, high: float, open
     value = body.get(name)
     if value is None:
         return default
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    good = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not good or not low <= value <= high or (open_below and value == low):
         bounds = f"{low} 초과 {high} 이하" if open_below else f"{low} 이상 {high} 이하"
         raise Refused(400, f"{name}은(는) {bounds}의 수여야 한다. 받은 값: {str(value)[:50]}", name)

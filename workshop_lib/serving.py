@@ -426,8 +426,9 @@ def start(
         "--queue", str(queue), "--timeout", str(timeout), "--end-with-stdin", *(["--name", name] if name else []),
     ]  # fmt: skip
     log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - lives as long as the server
+    # A session of its own: interrupting a notebook's cell interrupts all of the kernel's session, and must not stop the server.
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, encoding="utf-8",
-                               env=os.environ | {"PYTHONIOENCODING": "utf-8"})  # fmt: skip
+                               env=os.environ | {"PYTHONIOENCODING": "utf-8"}, start_new_session=True)  # fmt: skip
     impatient = threading.Timer(patience, process.kill)
     impatient.start()
     server = LocalServer("", name or folder.name, process, log)
