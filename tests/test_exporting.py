@@ -1,5 +1,7 @@
 """Exports: other programs read the same tensors, cut text into the same tokens and say the same thing."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -161,3 +163,27 @@ def test_without_llama_cpp_the_error_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "llama_cpp", None)
     with pytest.raises(WorkshopError, match="llama-cpp-python"):
         exporting.GgufModel(tmp_path / "model.gguf")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_folder_for_serving_engines_is_the_same_model(exported, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, model, tokenizer = exported
+    out = exporting.to_serving(folder, tmp_path / "serving", "float32")
+    theirs, pieces = AutoModelForCausalLM.from_pretrained(out).eval(), AutoTokenizer.from_pretrained(out)
+    ids = list(range(3, 30))
+    with torch.no_grad():
+        np.testing.assert_allclose(theirs(torch.tensor([ids])).logits[0].numpy(), read(model, ids), atol=2e-5)
+    assert [pieces(text)["input_ids"] for text in TEXTS] == [tokenizer(text)["input_ids"] for text in TEXTS]
+    chat = [{"role": "system", "content": "짧게"}, {"role": "user", "content": "안녕"}]
+    assert pieces.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == tokenizer.apply_chat_template(
+        chat, tokenize=False, add_generation_prompt=True
+    )
+    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    assert config["rope_theta"] == 5000.0 and config["head_dim"] == 16 and config["torch_dtype"] == "float32"
+    assert json.loads((out / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"] == [2, 6]
+    half = exporting.to_serving(folder, tmp_path / "half")
+    assert (half / "model.safetensors").stat().st_size < 0.6 * (out / "model.safetensors").stat().st_size
+    with pytest.raises(WorkshopError, match="int8"):
+        exporting.to_serving(folder, tmp_path / "no", "int8")

