@@ -1,9 +1,11 @@
 """A model of packed codes: the same answers as its dequantised weights, the bytes that the arithmetic says, a folder that comes back."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from workshop_lib import WorkshopError
 from workshop_lib.architectures.transformer import Transformer, TransformerConfig, generate
@@ -172,6 +174,11 @@ def test_a_broken_or_foreign_folder_is_refused(saved):
     with pytest.raises(WorkshopError, match="양자화한 모델의 폴더가 아니다"):
         load_quantized(folder.parent)
     weights = folder / WEIGHTS
+    some = {name: tensor for name, tensor in load_file(weights).items() if "layers.1.mlp" not in name}
+    save_file(some, folder.parent / WEIGHTS)
+    shutil.copy(folder / "config.json", folder.parent)
+    with pytest.raises(WorkshopError, match="읽을 수 없다"):  # a layer is missing: no random weights in its place
+        load_quantized(folder.parent)
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(WorkshopError, match="읽을 수 없다"):
         load_quantized(folder)

@@ -213,7 +213,9 @@ def load_quantized(folder: Path | str) -> nn.Module:
         for name, form in settings["quantization_config"]["layers"].items():
             codes = Codes(*(tensors.get(f"{name}.{part}") for part in ("packed", "scales", "inputs")), form["bits"], form["normal"])
             _replace(model, name, QuantizedLinear(codes, tensors.get(f"{name}.bias")))
-        model.load_state_dict(tensors, strict=not model.config.tie_word_embeddings)
+        if model.config.tie_word_embeddings:
+            tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+        model.load_state_dict(tensors)
     except Exception as error:  # a damaged file has a dozen kinds
         raise WorkshopError(f"{folder}의 양자화한 모델을 읽을 수 없다({error}). 폴더를 지우고 다시 만든다.") from error
     return model.eval()
