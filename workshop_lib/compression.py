@@ -141,6 +141,9 @@ def file_bytes(model: nn.Module) -> int:
 def memory_mb(model: nn.Module, run: Callable[[], object]) -> float:
     """Megabytes (10^6) of tensors at the highest point of `run()`: what the model keeps and what the call allocates."""
     held = sum(tensor.numel() * tensor.element_size() for tensor in stored(model).values())
+    for layer in model.modules():  # bitsandbytes keeps the last call's outliers, and the next call would free what it did not allocate
+        if hasattr(getattr(layer, "state", None), "idx"):
+            layer.state.idx = None
     return (held + peak_memory(run)) / 1e6
 
 

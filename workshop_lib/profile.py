@@ -262,7 +262,7 @@ PROFILES = {
         evaluation=EvaluationSettings(test=600, train=2_000, data_test=3_000, data_train=5_000, max_length=256, full_rate=5e-4,
                                       validation_chars=130_000),
         compression=CompressionSettings(
-            student_layers=3, student_intermediate=448, distil_steps=300, distil_batch=16, distil_rate=1e-2, scratch_rate=2e-2,
+            student_layers=3, student_intermediate=448, distil_steps=200, distil_batch=16, distil_rate=1e-2, scratch_rate=2e-2,
             calibration_windows=128, calibration_reviews=200, validation_chars=60_000, reviews=1_000, new_tokens=16,
             lookaheads=(2, 4), drafts=10, drafted_tokens=96,
         ),
