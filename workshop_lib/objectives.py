@@ -13,8 +13,6 @@ Notable choices
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -87,6 +85,16 @@ def implicit_reward(policy: Tensor, reference: Tensor, beta: float) -> Tensor:
     return beta * (policy - reference)
 
 
+def implicit_margin(
+    policy_chosen: Tensor, policy_rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, beta: float
+) -> Tensor:
+    """Implicit reward of the chosen answer minus that of the rejected one: what DPO pushes up. All (batch,).
+
+    β log Z(x) cancels. Positive where the policy prefers the chosen answer more than the reference does.
+    """
+    return implicit_reward(policy_chosen, reference_chosen, beta) - implicit_reward(policy_rejected, reference_rejected, beta)
+
+
 def dpo_loss(
     policy_chosen: Tensor,
     policy_rejected: Tensor,
@@ -101,34 +109,25 @@ def dpo_loss(
     The first four: sums of log-probabilities of the answers (batch,). `sft_weight` adds that much of the chosen answers'
     negative log-likelihood per token, which keeps it from rising while the margin grows (Pang et al. 2024, arXiv:2404.19733);
     it is divided by all of the batch's `chosen_tokens` (batch,), as TRL's `loss_type=["sigmoid", "sft"]` does.
-    Returns the loss and the margins (batch,): implicit reward of the chosen minus that of the rejected answer, positive where
-    the policy prefers the chosen one more than the reference does.
+    Returns the loss and the margins (batch,) of `implicit_margin`.
     """
-    chosen = implicit_reward(policy_chosen, reference_chosen, beta)
-    rejected = implicit_reward(policy_rejected, reference_rejected, beta)
-    loss = bradley_terry_loss(chosen, rejected)
+    margins = implicit_margin(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta)
+    loss = -F.logsigmoid(margins).mean()
     if sft_weight:
         if chosen_tokens is None:
             raise WorkshopError(f"sft_weight가 {sft_weight:g}이면 chosen_tokens(고른 답의 토큰 수)도 넘긴다.")
         loss = loss - sft_weight * policy_chosen.sum() / chosen_tokens.sum()
-    return loss, chosen - rejected
+    return loss, margins
 
 
 # ---------------------------------------------------------------------------------------------- distance from the reference
 
 
-class KLEstimates(NamedTuple):
-    """Three per-token estimates of KL(π_θ || π_ref), all of the same shape."""
+def kl_estimates(policy: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Three estimates (k1, k2, k3) of KL(π_θ || π_ref), each from one token that the policy sampled.
 
-    k1: Tensor
-    k2: Tensor
-    k3: Tensor
-
-
-def kl_estimates(policy: Tensor, reference: Tensor) -> KLEstimates:
-    """Estimate KL(π_θ || π_ref) from one token that the policy sampled; policy, reference: its log-probability under each, any shape.
-
-    Schulman 2020, "Approximating KL divergence" (joschu.net/blog/kl-approx.html), with log r = log π_ref - log π_θ:
+    policy, reference: the token's log-probability under each, of any shape; the estimates have the same. Schulman 2020,
+    "Approximating KL divergence" (joschu.net/blog/kl-approx.html), with log r = log π_ref - log π_θ:
     k1 = -log r            unbiased; often negative, and its spread is large
     k2 = (log r)² / 2      biased; never negative, small spread
     k3 = (r - 1) - log r   unbiased and never negative: what GRPO uses (DeepSeekMath eq. 4)
@@ -136,7 +135,7 @@ def kl_estimates(policy: Tensor, reference: Tensor) -> KLEstimates:
     k1 has an expected gradient of zero and k3 not that of the divergence (`grpo_loss`, `unbiased_kl`).
     """
     log_ratio = reference - policy
-    return KLEstimates(k1=-log_ratio, k2=log_ratio**2 / 2, k3=log_ratio.exp() - 1 - log_ratio)
+    return -log_ratio, log_ratio**2 / 2, log_ratio.exp() - 1 - log_ratio
 
 
 # ---------------------------------------------------------------------------------------------- PPO
@@ -150,8 +149,8 @@ def penalised_rewards(scores: Tensor, policy: Tensor, reference: Tensor, mask: T
     """
     mask = mask.bool()
     if not mask.any(-1).all():
-        raise WorkshopError(f"{int((~mask.any(-1)).nonzero()[0])}번째 답에 토큰이 하나도 없다. 빈 답은 점수를 매기기 전에 걸러 낸다.")
-    rewards = (-beta * kl_estimates(policy, reference).k1).masked_fill(~mask, 0.0)
+        raise WorkshopError(f"{int((~mask.any(-1)).nonzero()[0]) + 1}번째 답에 토큰이 하나도 없다. 빈 답은 점수를 매기기 전에 걸러 낸다.")
+    rewards = (-beta * (policy - reference)).masked_fill(~mask, 0.0)
     last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
     rewards[torch.arange(len(rewards), device=rewards.device), last] += scores
     return rewards
@@ -245,7 +244,7 @@ def grpo_loss(
     if beta:
         if reference is None:
             raise WorkshopError(f"beta가 {beta:g}이면 기준 모델의 로그 확률(reference)도 넘긴다.")
-        kl = kl_estimates(new, reference).k3
-        gained = gained - beta * (kl * (new - old).exp() if unbiased_kl else kl)
+        _, _, k3 = kl_estimates(new, reference)
+        gained = gained - beta * (k3 * (new - old).exp() if unbiased_kl else k3)
     mask = mask.bool()
     return -(gained.masked_fill(~mask, 0.0).sum(1) / mask.sum(1).clamp(min=1)).mean()
