@@ -154,6 +154,16 @@ def test_a_saved_model_comes_back_as_it_was(saved):
     assert (again.lm_head.weight is again.model.embed_tokens.weight) == small.config.tie_word_embeddings
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_output_layer_can_be_quantised_too(tmp_path, tied):
+    model = Transformer(TransformerConfig(**{**CONFIG.__dict__, "tie_word_embeddings": tied}), seed=1).eval()
+    small = quantize_model(model, skip=())
+    assert "lm_head" in quantized_layers(small)
+    save_quantized(small, Tokenizer(), tmp_path)
+    with torch.no_grad():
+        assert torch.equal(load_quantized(tmp_path)(WINDOWS), small(WINDOWS))
+
+
 def test_the_file_is_as_small_as_the_arithmetic_says(saved):
     small, folder = saved
     whole = {t.data_ptr(): t for name, t in small.state_dict().items() if "_proj" not in name}

@@ -10,8 +10,10 @@ W x, on the inputs that it really gets. Both methods look at those inputs on a f
 
 Notable choices
 - All that is kept of a layer's inputs is XᵀX and the mean |x| of each input: enough for either method, and for the exact error.
-- One pass through the unquantised model collects for all layers. The paper's code goes layer by layer and lets the later ones see
-  what the earlier ones have become; that is slower and, here, no better.
+- One pass through the unquantised model collects for all layers. The papers' code goes layer by layer and lets the later ones see
+  what the earlier ones have become; that takes a pass a layer and is left out.
+- AWQ's two halves are both here: scales for the columns (`awq_scales`) and a narrower range for each group (`awq_clip`). On the course's
+  models the scales alone gain nothing over rounding; the range does (tests/test_calibration.py shows where the scales do).
 """
 
 from __future__ import annotations

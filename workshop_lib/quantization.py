@@ -149,7 +149,7 @@ def nf4_levels() -> Tensor:
 
 @cache
 def nf4_pairs() -> Tensor:
-    """The two values that a packed byte stands for: float32 (256, 2). One look-up a byte is six times as fast as two a code."""
+    """The two values that a packed byte stands for: float32 (256, 2). One look-up a byte, not two."""
     return nf4_levels()[(unpack_int4(torch.arange(256).to(torch.uint8).unsqueeze(1)) & 15).long()]
 
 
