@@ -354,9 +354,21 @@ class GgufModel:
                 "llama.cpp가 없다. `pip install llama-cpp-python`이 소스에서 짓는다(코어 두 개로 10분 남짓). "
                 "없어도 이 파일은 read_gguf와 load_gguf로 읽는다."
             ) from error
-        self.model = llama_cpp.Llama(
-            str(path), n_ctx=0, n_threads=threads, n_threads_batch=threads, logits_all=False, verbose=False, use_mmap=True
-        )
+        defaults = llama_cpp.llama_cpp.llama_model_default_params
+
+        def without_repacking():
+            """Weights as the file holds them: llama.cpp's rearrangement for AMX crashes on virtual machines that do not allow AMX."""
+            parameters = defaults()
+            parameters.use_extra_bufts = False
+            return parameters
+
+        llama_cpp.llama_cpp.llama_model_default_params = without_repacking
+        try:
+            self.model = llama_cpp.Llama(str(path), n_ctx=0, n_threads=threads, n_threads_batch=threads, verbose=False)
+        except (ValueError, OSError) as error:
+            raise WorkshopError(f"llama.cpp가 {path}을(를) 읽을 수 없다({error}). exporting.to_gguf로 다시 만든다.") from error
+        finally:
+            llama_cpp.llama_cpp.llama_model_default_params = defaults
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids as llama.cpp cuts the text, marks such as <s> read as marks."""
