@@ -211,7 +211,7 @@ class Engine:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.max_batch, self.queue = max_batch, queue
         self.context = model.config.max_position_embeddings
-        self.ends = _end_tokens(tokenizer)
+        self.ends = end_tokens(tokenizer)
         self.device = next((tensor.device for tensor in _tensors(model)), torch.device("cpu"))
         table = token_bytes(tokenizer)
         self._longest = max(len(token.encode()) for token in tokenizer.get_vocab())  # of a token, in bytes of text: never less than it has
@@ -407,7 +407,7 @@ def _chance(seed: int | None) -> random.Random:
     return random.Random(None if seed is None else f"{seed}")
 
 
-def _end_tokens(tokenizer) -> frozenset[int]:
+def end_tokens(tokenizer) -> frozenset[int]:
     """End of a document, and end of a turn in a chat."""
     vocabulary = tokenizer.get_vocab()
     return frozenset({tokenizer.eos_token_id, vocabulary.get("<|end|>")} - {None})
