@@ -6,7 +6,6 @@ import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.util import find_spec
 
 import pytest
 
@@ -156,26 +155,34 @@ def test_the_environment_names_the_judge(monkeypatch):
     assert Judge.from_environment() == Judge("http://localhost:1/v1", "big", "none")
 
 
-def test_a_server_that_cannot_start_says_why(tmp_path, monkeypatch):
-    monkeypatch.setattr(judging, "find_spec", lambda name: None)
-    with pytest.raises(WorkshopError, match="fastapi, uvicorn"), judging.serving(tmp_path):
-        pass
-    monkeypatch.setattr(judging, "find_spec", lambda name: True)
+def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(WorkshopError, match="config.json"), judging.serving(tmp_path):
         pass
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("fastapi") is None or find_spec("uvicorn") is None, reason="transformers serve needs fastapi and uvicorn")
-def test_the_students_model_judges_behind_transformers_serve(tmp_path):
+def save_judge(folder, context):
     from workshop_lib import checkpoints, tokenization
     from workshop_lib.architectures.transformer import Transformer, TransformerConfig
 
-    tokenizer = tokenization.wrap(tokenization.train_byte_bpe(["판정: A 판정: B"] * 3, 300, tokenization.SPECIAL_TOKENS), 1024)
-    shape = TransformerConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, max_position_embeddings=1024)
-    checkpoints.save_model(Transformer(shape, 0), tokenizer, tmp_path)
+    tokenizer = tokenization.wrap(tokenization.train_byte_bpe(["판정: A 판정: B"] * 3, 300, tokenization.SPECIAL_TOKENS), context)
+    shape = TransformerConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, max_position_embeddings=context)
+    checkpoints.save_model(Transformer(shape, 0), tokenizer, folder)
+
+
+@pytest.mark.slow
+def test_the_students_model_judges_behind_the_courses_server(tmp_path):
+    save_judge(tmp_path, 2048)
     with judging.serving(tmp_path) as judge:
         report = compare_all(Judge(judge.base_url, judge.model, max_tokens=8), PAIRS[:1])
     assert sum(report.counts.values()) == 1
+    assert not any("문맥" in said for comparison in report.comparisons for said in comparison.raw)
     with pytest.raises(WorkshopError, match="연결할 수 없다"):
         judge.ask("가")
+
+
+@pytest.mark.slow
+def test_a_question_too_long_for_the_judge_is_an_invalid_verdict_with_its_reason(tmp_path):
+    save_judge(tmp_path, 128)
+    with judging.serving(tmp_path) as judge:
+        report = compare_all(judge, PAIRS[:1])
+    assert report.counts["invalid"] == 1 and "문맥" in report.comparisons[0].raw[0]

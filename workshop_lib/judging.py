@@ -11,20 +11,12 @@ from __future__ import annotations
 
 import os
 import re
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 import unicodedata
-import urllib.error
-import urllib.request
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -95,7 +87,10 @@ class Judge:
         return openai.OpenAI(base_url=self.base_url, api_key=self.key, timeout=self.timeout, max_retries=1)
 
     def ask(self, prompt: str) -> str:
-        """The model's answer to one message, greedy. Raises WorkshopError where the server cannot be reached or refuses."""
+        """The model's answer to one message, greedy; of a message too long for it, the server's complaint.
+
+        Raises WorkshopError where the server cannot be reached or refuses.
+        """
         import openai
 
         try:
@@ -107,6 +102,8 @@ class Judge:
         except openai.APIConnectionError as error:
             raise WorkshopError(f"심판 서버 {self.base_url}에 연결할 수 없다. 서버가 떠 있는지, 주소가 /v1로 끝나는지 확인한다.") from error
         except openai.APIStatusError as error:
+            if error.code == "context_length_exceeded":
+                return str(error.message)  # no verdict, and why
             raise WorkshopError(
                 f"심판 서버 {self.base_url}가 {error.status_code}로 거절했다: {str(error.message)[:200]} "
                 f"모델 이름 '{self.model}'과 WORKSHOP_JUDGE_KEY를 확인한다."
@@ -184,43 +181,12 @@ def compare_all(judge: Judge, pairs: Iterable[tuple[str, str, str]]) -> Report:
 
 
 @contextmanager
-def serving(folder: Path | str, timeout: float = 120.0, arguments: Sequence[str] = ()) -> Iterator[Judge]:
-    """A model folder behind `transformers serve` on a free port of this machine, as a judge; the server ends with the block.
+def serving(folder: Path | str) -> Iterator[Judge]:
+    """A model folder behind the course's own server (`workshop serve`, week 8) on a free port, as a judge; it ends with the block.
 
-    Raises WorkshopError where the server's packages are missing, or when it is not up in time (with the end of its log).
+    Raises WorkshopError, with the server's words, where the folder holds no model.
     """
-    missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
-    if missing:
-        raise WorkshopError(f"서버에 필요한 {', '.join(missing)}이(가) 없다. `pip install {' '.join(missing)}`으로 설치한다.")
-    folder = Path(folder).resolve()
-    if not (folder / "config.json").is_file():
-        raise WorkshopError(f"{folder}: 모델 폴더가 아니다(config.json이 없다). 경로를 확인한다.")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve", str(folder),
-               "--host", "127.0.0.1", "--port", str(port), *arguments]  # fmt: skip
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"HF_HUB_OFFLINE": "1"})
-        try:
-            _wait(server, f"http://127.0.0.1:{port}/health", timeout, log)
-            yield Judge(f"http://127.0.0.1:{port}/v1", str(folder))
-        finally:
-            server.terminate()
-            try:
-                server.wait(10)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+    from workshop_lib.serving import running
 
-
-def _wait(server: subprocess.Popen, address: str, timeout: float, log) -> None:
-    until = time.monotonic() + timeout
-    while time.monotonic() < until and server.poll() is None:
-        try:
-            with urllib.request.urlopen(address, timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    log.seek(0)
-    raise WorkshopError(f"서버가 {timeout:g}초 안에 뜨지 않았다. 서버의 마지막 말: {log.read()[-600:].strip()}")
+    with running(folder) as server:
+        yield Judge(server.url, server.model)
