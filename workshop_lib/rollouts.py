@@ -66,9 +66,9 @@ def rollouts(
     pad: int = 0,
     batch: int = 128,
 ) -> Rollouts:
-    """Draw `n` answers to each prompt (token ids), each up to one of the `stops` (`engine.end_tokens`). temperature 0: the likeliest token each time.
+    """Draw `n` answers to each prompt (token ids), each up to one of the `stops` (`engine.end_tokens`).
 
-    batch: rows that go side by side. The same arguments give the same answers on one machine.
+    temperature 0: the likeliest token each time. batch: rows that go side by side. The same arguments give the same answers on one machine.
     Raises WorkshopError for an empty prompt, or one that leaves no room for `max_new_tokens` in the model's context.
     """
     _check(model, prompts, n, max_new_tokens, temperature)

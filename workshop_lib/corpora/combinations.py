@@ -18,13 +18,13 @@ _PATIENCE = 20_000  # draws in a row without anything new before the generator c
 Draw = Callable[[Random, int], tuple[tuple, str, dict]]
 
 
-def split_of(combination: tuple) -> str:
-    """The split that a combination belongs to, for ever: "validation" for one in ten, by CRC-32 of its parts."""
+def split_of(combination: tuple, share: int = VALIDATION_SHARE) -> str:
+    """The split that a combination belongs to, for ever: "validation" for one in `share`, by CRC-32 of its parts."""
     code = zlib.crc32("\x1f".join(map(str, combination)).encode("utf-8"))
-    return "validation" if code % VALIDATION_SHARE == 0 else "train"
+    return "validation" if code % share == 0 else "train"
 
 
-def stream(name: str, n: int, seed: int, split: str, draw: Draw, key: str = "id") -> Iterator[dict]:
+def stream(name: str, n: int, seed: int, split: str, draw: Draw, key: str = "id", share: int = VALIDATION_SHARE) -> Iterator[dict]:
     """Yield `n` rows of `split`, each with an id under `key`, no two with the same identity.
 
     `draw(rng, i)` makes one candidate for place `i` and returns (combination, identity, row). The identity is what
@@ -42,7 +42,7 @@ def stream(name: str, n: int, seed: int, split: str, draw: Draw, key: str = "id"
     for i in range(n):
         for _ in range(_PATIENCE):
             combination, identity, row = draw(rng, i)
-            if split_of(combination) != split:
+            if split_of(combination, share) != split:
                 continue
             code = zlib.crc32(identity.encode("utf-8")) << 32 | zlib.adler32(identity[::-1].encode("utf-8"))
             if code not in seen:  # 64-bit codes, not texts: a million rows stay in tens of megabytes

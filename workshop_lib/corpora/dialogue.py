@@ -66,9 +66,9 @@ ITEMS = {
 }
 DAYS = ("화요일", "수요일", "목요일", "금요일", "토요일", "일요일")  # closed on Mondays
 _DELAYS = ("하루", "이틀", "사흘", "나흘", "닷새", "엿새", "이레")
-_PEOPLE = ("옆자리 사람", "우리 반 친구", "옆집 아저씨", "제 동료", "아까 나간 분", "유명한 배우", "담임 선생님", "헤어진 사람")
-_SECRETS = ("전화번호", "집 주소", "생년월일", "대출 목록", "비밀번호", "다녀간 시각", "이메일 주소")
-_OWN = {"전화번호": "바꾸", "집 주소": "바꾸", "비밀번호": "바꾸", "회원증": "다시 만들", "이메일 주소": "바꾸", "대출 목록": "확인하"}
+PEOPLE = ("옆자리 사람", "우리 반 친구", "옆집 아저씨", "제 동료", "아까 나간 분", "유명한 배우", "담임 선생님", "헤어진 사람")
+SECRETS = ("전화번호", "집 주소", "생년월일", "대출 목록", "비밀번호", "다녀간 시각", "이메일 주소")
+OWN = {"전화번호": "바꾸", "집 주소": "바꾸", "비밀번호": "바꾸", "회원증": "다시 만들", "이메일 주소": "바꾸", "대출 목록": "확인하"}
 _ELSEWHERE = (
     "내일 날씨",
     "축구 경기 결과",
@@ -81,8 +81,8 @@ _ELSEWHERE = (
     "이사 비용",
     "연예 소식",
 )
-_GREETINGS = {"polite": ("", "", "", "안녕하세요, ", "저기요, ", "실례합니다. "), "casual": ("", "", "", "저기, ", "있잖아, ", "안녕, ")}
-_RUDE = (" 그것도 몰라?", " 안내판 좀 봐.", " 바쁜데 왜 자꾸 물어.", " 됐지?", " 한 번에 좀 알아들어.", "")
+GREETINGS = {"polite": ("", "", "", "안녕하세요, ", "저기요, ", "실례합니다. "), "casual": ("", "", "", "저기, ", "있잖아, ", "안녕, ")}
+RUDE = (" 그것도 몰라?", " 안내판 좀 봐.", " 바쁜데 왜 자꾸 물어.", " 됐지?", " 한 번에 좀 알아들어.", "")
 
 
 class Turn(NamedTuple):
@@ -110,14 +110,14 @@ def floor_name(room: str) -> str:
     return f"{ROOMS[room].floor}층" if ROOMS[room].floor > 0 else f"지하 {-ROOMS[room].floor}층"
 
 
-def _both(polite: str | tuple, casual: str | tuple) -> dict:
+def both(polite: str | tuple, casual: str | tuple) -> dict:
     return {"polite": polite, "casual": casual}
 
 
 def _where_item(rng: Random) -> Turn:
     item = rng.choice(list(ITEMS))
     topic, place = attach(item, "은/는"), f"{floor_name(ITEMS[item].room)} {ITEMS[item].room}"
-    ask = _both(
+    ask = both(
         (
             f"{topic} 어디에 있나요?",
             f"{attach(item, '을/를')} 찾고 있어요.",
@@ -126,13 +126,13 @@ def _where_item(rng: Random) -> Turn:
         ),
         (f"{topic} 어디에 있어?", f"{item} 찾고 있는데 어디야?", f"{topic} 몇 층이야?", f"{attach(item, '이/가')} 있는 곳 좀 알려 줘."),
     )
-    return Turn((item,), ask, _both(f"{topic} {place}에 있습니다.", f"{topic} {place}에 있어."), place)
+    return Turn((item,), ask, both(f"{topic} {place}에 있습니다.", f"{topic} {place}에 있어."), place)
 
 
 def _where_room(rng: Random) -> Turn:
     room = rng.choice(list(ROOMS))
     topic, place = attach(room, "은/는"), floor_name(room)
-    ask = _both(
+    ask = both(
         (
             f"{topic} 몇 층인가요?",
             f"{attach(room, '으로/로')} 가려면 몇 층으로 가야 하나요?",
@@ -146,26 +146,26 @@ def _where_room(rng: Random) -> Turn:
             f"{room} 위치 좀 알려 줘.",
         ),
     )
-    return Turn((room,), ask, _both(f"{topic} {place}에 있습니다.", f"{topic} {place}에 있어."), place)
+    return Turn((room,), ask, both(f"{topic} {place}에 있습니다.", f"{topic} {place}에 있어."), place)
 
 
 def _closing(rng: Random) -> Turn:
     room, day = rng.choice(list(ROOMS)), rng.choice(DAYS)
     start, end = map(clock, hours(room, day))
     topic = attach(room, "은/는")
-    ask = _both(
+    ask = both(
         (f"{day}에 {topic} 몇 시까지 하나요?", f"{topic} {day}에 언제 문을 닫나요?", f"{day} {room} 이용 시간을 알려 주세요."),
         (f"{day}에 {topic} 몇 시까지 해?", f"{topic} {day}에 언제 닫아?", f"{day} {room} 이용 시간 알려 줘."),
     )
     said = f"{day}에 {topic} {start}부터 {end}까지"
-    return Turn((room, day), ask, _both(f"{said} 엽니다.", f"{said} 열어."), f"{start}부터 {end}까지")
+    return Turn((room, day), ask, both(f"{said} 엽니다.", f"{said} 열어."), f"{start}부터 {end}까지")
 
 
 def _open_now(rng: Random) -> Turn:
     room, day, hour = rng.choice(list(ROOMS)), rng.choice(DAYS), rng.randrange(7, 24)
     start, end = hours(room, day)
     topic, moment = attach(room, "은/는"), f"{day} {clock(hour)}"
-    ask = _both(
+    ask = both(
         (
             f"{moment}에 {topic} 열려 있나요?",
             f"{moment}에 가도 {attach(room, '을/를')} 쓸 수 있을까요?",
@@ -174,11 +174,11 @@ def _open_now(rng: Random) -> Turn:
         (f"{moment}에 {topic} 열려 있어?", f"{moment}에 가도 {room} 쓸 수 있어?", f"{moment}인데 {topic} 문 열었어?"),
     )
     if start <= hour < end:
-        answer, fact = _both(f"네, {clock(end)}까지 엽니다.", f"응, {clock(end)}까지 열어."), f"{clock(end)}까지"
+        answer, fact = both(f"네, {clock(end)}까지 엽니다.", f"응, {clock(end)}까지 열어."), f"{clock(end)}까지"
     elif hour < start:
-        answer, fact = _both(f"아니요, {clock(start)}에 엽니다.", f"아니, {clock(start)}에 열어."), f"{clock(start)}에"
+        answer, fact = both(f"아니요, {clock(start)}에 엽니다.", f"아니, {clock(start)}에 열어."), f"{clock(start)}에"
     else:
-        answer, fact = _both(f"아니요, {clock(end)}에 닫습니다.", f"아니, {clock(end)}에 닫아."), f"{clock(end)}에"
+        answer, fact = both(f"아니요, {clock(end)}에 닫습니다.", f"아니, {clock(end)}에 닫아."), f"{clock(end)}에"
     return Turn((room, day, hour), ask, answer, fact)
 
 
@@ -186,11 +186,11 @@ def _limit(rng: Random) -> Turn:
     item = rng.choice(list(ITEMS))
     fact = count(ITEMS[item].limit, ITEMS[item].counter)
     what, many = attach(item, "은/는"), f"몇 {ITEMS[item].counter}"
-    ask = _both(
+    ask = both(
         (f"{what} {many}까지 빌릴 수 있나요?", f"{attach(item, '을/를')} 한 번에 {many} 빌려주나요?", f"{item} 대출 한도를 알려 주세요."),
         (f"{what} {many}까지 빌릴 수 있어?", f"{attach(item, '을/를')} 한 번에 {many} 빌려줘?", f"{item} 대출 한도 알려 줘."),
     )
-    return Turn((item,), ask, _both(f"{what} {fact}까지 빌릴 수 있습니다.", f"{what} {fact}까지 빌릴 수 있어."), fact)
+    return Turn((item,), ask, both(f"{what} {fact}까지 빌릴 수 있습니다.", f"{what} {fact}까지 빌릴 수 있어."), fact)
 
 
 def _remaining(rng: Random) -> Turn:
@@ -198,21 +198,21 @@ def _remaining(rng: Random) -> Turn:
     _, counter, limit, *_ = ITEMS[item]
     have = rng.randint(1, limit)
     held = f"{attach(item, '을/를')} {count(have, counter)} 빌렸는데"
-    ask = _both(
+    ask = both(
         (f"{held} 몇 {counter} 더 빌릴 수 있나요?", f"{held} 더 빌려도 될까요?"),
         (f"{held} 몇 {counter} 더 빌릴 수 있어?", f"{held} 더 빌려도 돼?"),
     )
     if have == limit:
         fact = "더 빌릴 수 없"
-        return Turn((item, have), ask, _both("한도를 다 채워서 더 빌릴 수 없습니다.", "한도를 다 채워서 더 빌릴 수 없어."), fact)
+        return Turn((item, have), ask, both("한도를 다 채워서 더 빌릴 수 없습니다.", "한도를 다 채워서 더 빌릴 수 없어."), fact)
     fact = f"{count(limit - have, counter)} 더"
-    return Turn((item, have), ask, _both(f"{fact} 빌릴 수 있습니다.", f"{fact} 빌릴 수 있어."), fact)
+    return Turn((item, have), ask, both(f"{fact} 빌릴 수 있습니다.", f"{fact} 빌릴 수 있어."), fact)
 
 
 def _due(rng: Random) -> Turn:
     item, day = rng.choice(list(ITEMS)), rng.choice(DAYS)
     what, fact = attach(item, "을/를"), f"{ITEMS[item].weeks}주 뒤 {day}"
-    ask = _both(
+    ask = both(
         (
             f"{day}에 {what} 빌리면 언제까지 반납하나요?",
             f"{day}에 빌린 {attach(item, '은/는')} 언제까지예요?",
@@ -224,47 +224,47 @@ def _due(rng: Random) -> Turn:
             f"{what} {day}에 빌렸어. 반납일이 언제야?",
         ),
     )
-    return Turn((item, day), ask, _both(f"{fact}까지 반납하시면 됩니다.", f"{fact}까지 반납하면 돼."), fact)
+    return Turn((item, day), ask, both(f"{fact}까지 반납하시면 됩니다.", f"{fact}까지 반납하면 돼."), fact)
 
 
 def _renew(rng: Random) -> Turn:
     item, reserved = rng.choice(list(ITEMS)), rng.random() < 0.4
     what, state = attach(item, "을/를"), "예약한 사람이 있는 " if reserved else ""
-    ask = _both(
+    ask = both(
         (f"{state}{what} 연장할 수 있나요?", f"{state}{item} 대출을 연장하고 싶어요.", f"{state}{what} 더 오래 볼 수 있을까요?"),
         (f"{state}{what} 연장할 수 있어?", f"{state}{item} 대출 연장하고 싶어.", f"{state}{what} 더 오래 볼 수 있어?"),
     )
     if not ITEMS[item].renewable:
         fact, why = "연장할 수 없", f"{attach(item, '은/는')} 연장할 수 없"
-        return Turn((item, reserved), ask, _both(f"아니요, {why}습니다.", f"아니, {why}어."), fact)
+        return Turn((item, reserved), ask, both(f"아니요, {why}습니다.", f"아니, {why}어."), fact)
     if reserved:
         fact, why = "예약한 사람이 있", "예약한 사람이 있어 연장할 수 없"
-        return Turn((item, reserved), ask, _both(f"아니요, {why}습니다.", f"아니, {why}어."), fact)
+        return Turn((item, reserved), ask, both(f"아니요, {why}습니다.", f"아니, {why}어."), fact)
     fact = "한 번 연장"
-    return Turn((item, reserved), ask, _both("네, 1주일 동안 한 번 연장할 수 있습니다.", "응, 1주일 동안 한 번 연장할 수 있어."), fact)
+    return Turn((item, reserved), ask, both("네, 1주일 동안 한 번 연장할 수 있습니다.", "응, 1주일 동안 한 번 연장할 수 있어."), fact)
 
 
 def _late(rng: Random) -> Turn:
     item, delay = rng.choice(list(ITEMS)), rng.choice(_DELAYS)
     what, fact = attach(item, "을/를"), f"{delay} 동안"
-    ask = _both(
+    ask = both(
         (f"{what} {delay} 늦게 반납하면 어떻게 되나요?", f"{what} {delay} 연체했어요. 어떻게 하죠?"),
         (f"{what} {delay} 늦게 반납하면 어떻게 돼?", f"{what} {delay} 연체했어. 어떻게 하지?"),
     )
-    return Turn((item, delay), ask, _both(f"{fact} 새로 빌릴 수 없습니다.", f"{fact} 새로 빌릴 수 없어."), fact)
+    return Turn((item, delay), ask, both(f"{fact} 새로 빌릴 수 없습니다.", f"{fact} 새로 빌릴 수 없어."), fact)
 
 
 def _way(rng: Random) -> Turn:
     start, goal = rng.sample(list(ROOMS), 2)
-    ask = _both(
+    ask = both(
         (f"{start}에서 {attach(goal, '으로/로')} 어떻게 가나요?", f"지금 {start}인데 {attach(goal, '으로/로')} 가려면 어떻게 하죠?"),
         (f"{start}에서 {attach(goal, '으로/로')} 어떻게 가?", f"지금 {start}인데 {attach(goal, '으로/로')} 가려면 어떻게 해?"),
     )
     steps = _storey(goal) - _storey(start)
     if steps == 0:
-        return Turn((start, goal), ask, _both("같은 층에 있습니다.", "같은 층에 있어."), "같은 층")
+        return Turn((start, goal), ask, both("같은 층에 있습니다.", "같은 층에 있어."), "같은 층")
     fact = f"{('한', '두', '세', '네')[abs(steps) - 1]} 층 {'올라' if steps > 0 else '내려'}가"
-    return Turn((start, goal), ask, _both(f"{fact}시면 됩니다.", f"{fact}면 돼."), fact)
+    return Turn((start, goal), ask, both(f"{fact}시면 됩니다.", f"{fact}면 돼."), fact)
 
 
 def _storey(room: str) -> int:
@@ -275,54 +275,54 @@ def _storey(room: str) -> int:
 def _longer(rng: Random) -> Turn:
     first, second = rng.sample(list(ITEMS), 2)
     pair = f"{attach(first, '과/와')} {second}"
-    ask = _both(
+    ask = both(
         (f"{pair} 중에 어느 것을 더 오래 빌릴 수 있나요?", f"{pair} 중 대출 기간이 더 긴 것은 무엇인가요?"),
         (f"{pair} 중에 어느 걸 더 오래 빌릴 수 있어?", f"{pair} 중에 대출 기간이 더 긴 게 뭐야?"),
     )
     a, b = ITEMS[first].weeks, ITEMS[second].weeks
     if a == b:
-        return Turn((first, second), ask, _both(f"둘 다 {a}주로 같습니다.", f"둘 다 {a}주로 같아."), f"둘 다 {a}주")
+        return Turn((first, second), ask, both(f"둘 다 {a}주로 같습니다.", f"둘 다 {a}주로 같아."), f"둘 다 {a}주")
     fact = f"{attach(first if a > b else second, '을/를')} 더 오래"
-    return Turn((first, second), ask, _both(f"{fact} 빌릴 수 있습니다.", f"{fact} 빌릴 수 있어."), fact)
+    return Turn((first, second), ask, both(f"{fact} 빌릴 수 있습니다.", f"{fact} 빌릴 수 있어."), fact)
 
 
 def _same_room(rng: Random) -> Turn:
     first, second = rng.sample(list(ITEMS), 2)
     pair = f"{attach(first, '과/와')} {attach(second, '은/는')}"
-    ask = _both((f"{pair} 같은 곳에 있나요?", f"{pair} 한 방에 있습니까?"), (f"{pair} 같은 곳에 있어?", f"{pair} 한 방에 있어?"))
+    ask = both((f"{pair} 같은 곳에 있나요?", f"{pair} 한 방에 있습니까?"), (f"{pair} 같은 곳에 있어?", f"{pair} 한 방에 있어?"))
     a, b = ITEMS[first].room, ITEMS[second].room
     if a == b:
-        return Turn((first, second), ask, _both(f"네, 둘 다 {a}에 있습니다.", f"응, 둘 다 {a}에 있어."), f"둘 다 {a}")
+        return Turn((first, second), ask, both(f"네, 둘 다 {a}에 있습니다.", f"응, 둘 다 {a}에 있어."), f"둘 다 {a}")
     fact = f"{attach(first, '은/는')} {a}, {attach(second, '은/는')} {b}"
-    return Turn((first, second), ask, _both(f"아니요, {fact}에 있습니다.", f"아니, {fact}에 있어."), fact)
+    return Turn((first, second), ask, both(f"아니요, {fact}에 있습니다.", f"아니, {fact}에 있어."), fact)
 
 
 def _elsewhere(rng: Random) -> Turn:
     what = rng.choice(_ELSEWHERE)
-    ask = _both(
+    ask = both(
         (f"{attach(what, '을/를')} 알려 주세요.", f"{attach(what, '이/가')} 궁금해요.", f"혹시 {attach(what, '을/를')} 아시나요?"),
         (f"{what} 좀 알려 줘.", f"{attach(what, '이/가')} 궁금해.", f"혹시 {what} 알아?"),
     )
-    answer = _both("저는 도서관 안내만 해 드릴 수 있습니다.", "나는 도서관 안내만 해 줄 수 있어.")
+    answer = both("저는 도서관 안내만 해 드릴 수 있습니다.", "나는 도서관 안내만 해 줄 수 있어.")
     return Turn((what,), ask, answer, "도서관 안내만")
 
 
 def _own(rng: Random) -> Turn:
-    what = rng.choice(list(_OWN))
-    obj, verb = attach(what, "을/를"), _OWN[what]
-    ask = _both(
+    what = rng.choice(list(OWN))
+    obj, verb = attach(what, "을/를"), OWN[what]
+    ask = both(
         (f"제 {obj} {verb}고 싶어요.", f"제 {obj} {verb}려면 어떻게 하나요?", f"제 {obj} {verb}러 왔습니다."),
         (f"내 {obj} {verb}고 싶어.", f"내 {obj} {verb}려면 어떻게 해?", f"내 {obj} {verb}러 왔어."),
     )
-    answer = _both("1층 안내대에서 신분증을 보여 주시면 도와드립니다.", "1층 안내대에서 신분증을 보여 주면 도와줄게.")
+    answer = both("1층 안내대에서 신분증을 보여 주시면 도와드립니다.", "1층 안내대에서 신분증을 보여 주면 도와줄게.")
     return Turn((what,), ask, answer, "1층 안내대")
 
 
 def _private(rng: Random) -> Turn:
-    who, what = rng.choice(_PEOPLE), rng.choice(_SECRETS)
+    who, what = rng.choice(PEOPLE), rng.choice(SECRETS)
     theirs = f"{who}의 {what}"
     casual = theirs.replace("제 ", "내 ", 1)
-    ask = _both(
+    ask = both(
         (
             f"{attach(theirs, '을/를')} 알려 주세요.",
             f"{attach(theirs, '을/를')} 몰래 볼 수 있을까요?",
@@ -330,7 +330,7 @@ def _private(rng: Random) -> Turn:
         ),
         (f"{casual} 좀 알려 줘.", f"{attach(casual, '을/를')} 몰래 볼 수 있어?", f"{attach(casual, '이/가')} 뭔지 알아?"),
     )
-    answer = _both("다른 분의 개인 정보는 알려 드릴 수 없습니다.", "다른 사람의 개인 정보는 알려 줄 수 없어.")
+    answer = both("다른 분의 개인 정보는 알려 드릴 수 없습니다.", "다른 사람의 개인 정보는 알려 줄 수 없어.")
     return Turn((who, what), ask, answer, "개인 정보는 알려")
 
 
@@ -340,7 +340,7 @@ INTENTS: dict[str, Callable[[Random], Turn]] = {
     "same_room": _same_room, "elsewhere": _elsewhere, "own": _own, "private": _private,
 }  # fmt: skip
 # A single fact must be seen in training, so there the wording (register and phrasing) belongs to the combination.
-_BY_WORDING = frozenset(("where_item", "where_room", "limit", "renew", "elsewhere", "own"))
+BY_WORDING = frozenset(("where_item", "where_room", "limit", "renew", "elsewhere", "own"))
 
 
 def _question(rng: Random, intent: str) -> tuple[tuple, str, str, Turn]:
@@ -348,8 +348,8 @@ def _question(rng: Random, intent: str) -> tuple[tuple, str, str, Turn]:
     turn = INTENTS[intent](rng)
     register = rng.choice(("polite", "casual"))
     phrasing = rng.randrange(len(turn.ask[register]))
-    combination = (intent, *turn.slots) + ((register, phrasing) if intent in _BY_WORDING else ())
-    return combination, register, rng.choice(_GREETINGS[register]) + turn.ask[register][phrasing], turn
+    combination = (intent, *turn.slots) + ((register, phrasing) if intent in BY_WORDING else ())
+    return combination, register, rng.choice(GREETINGS[register]) + turn.ask[register][phrasing], turn
 
 
 def _draw_instruction(rng: Random, _: int) -> tuple[tuple, str, dict]:
@@ -366,7 +366,7 @@ def _draw_preference(rng: Random, i: int) -> tuple[tuple, str, dict]:
     combination, register, question, turn = _question(rng, intent)
     chosen = turn.answer["polite"]
     if axis == "polite":
-        rejected = turn.answer["casual"] + rng.choice(_RUDE)
+        rejected = turn.answer["casual"] + rng.choice(RUDE)
     elif refuse:
         rejected = rng.choice(("네, 그냥 알려 드릴게요.", "몰래 보시면 되죠.", "어차피 아무도 모를 거예요.", "네, 명부를 보여 드릴게요."))
     elif axis == "safe":
