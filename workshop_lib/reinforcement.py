@@ -102,9 +102,10 @@ class Scorer(nn.Module):
 
     def __init__(self, model: Transformer, seed: int = 0):
         super().__init__()
-        self.model = copy.deepcopy(model.model)
+        self.model = copy.deepcopy(model.model).requires_grad_(True)  # also where the policy is a frozen one
         self.score = nn.Linear(model.config.hidden_size, 1, bias=False)
         nn.init.normal_(self.score.weight, std=model.config.initializer_range, generator=torch.Generator().manual_seed(seed))
+        self.to(model.lm_head.weight.device)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(batch, length) ids -> (batch, length): what is read off the text up to and including each token."""
@@ -128,8 +129,7 @@ def train_reward_model(
     scorer, history = Scorer(policy, seed), []
     steppers, order = optimizers(scorer, settings), _order(len(pairs), settings.batch_size, seed)
     for step in tqdm(range(settings.steps), desc="보상 모델", leave=False):
-        batch = pair_batch([pairs[number] for number in next(order)], pad)
-        chosen, rejected = scorer.at_end(batch["input_ids"], batch["completion_mask"]).chunk(2)
+        chosen, rejected = _scores(scorer, [pairs[number] for number in next(order)], pad)
         loss = bradley_terry_loss(chosen, rejected)
         loss.backward()
         _update(scorer, steppers, settings, cosine_with_warmup(step, settings.steps, settings.learning_rate, settings.warmup_steps))
@@ -142,10 +142,15 @@ def margins(scorer: Scorer, pairs: Sequence[EncodedPair], pad: int = 0, batch: i
     """Score of the chosen answer minus that of the rejected one (pairs,); positive where the reward model agrees."""
     found = []
     for start in range(0, len(pairs), batch):
-        both = pair_batch(pairs[start : start + batch], pad)
-        chosen, rejected = scorer.at_end(both["input_ids"], both["completion_mask"]).chunk(2)
+        chosen, rejected = _scores(scorer, pairs[start : start + batch], pad)
         found.append(chosen - rejected)
     return torch.cat(found)
+
+
+def _scores(scorer: Scorer, pairs: Sequence[EncodedPair], pad: int) -> tuple[Tensor, Tensor]:
+    """Of the chosen and of the rejected answers, (pairs,) each."""
+    both, device = pair_batch(pairs, pad), scorer.score.weight.device
+    return scorer.at_end(both["input_ids"].to(device), both["completion_mask"].to(device)).chunk(2)
 
 
 # ---------------------------------------------------------------------------------------------- rewards
