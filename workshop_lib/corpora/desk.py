@@ -14,7 +14,7 @@ bootstrap), "register" of the question, "fact" that a right answer holds, and "s
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from random import Random
 from typing import NamedTuple
@@ -116,17 +116,20 @@ def _ask(rng: Random, intent: str, split: str, register: str | None = None) -> _
             return _Asked(combination, intent, spoken, rng.choice(dialogue.GREETINGS[spoken]), turn.ask[spoken][phrasing], turn)
 
 
-def conversations(n: int, seed: int = 0, split: str = "train", careless: float = 0.5) -> Iterator[dict]:
+def conversations(
+    n: int, seed: int = 0, split: str = "train", careless: float = 0.5, intents: Sequence[str] = tuple(INTENTS)
+) -> Iterator[dict]:
     """Yield `n` rows {"id", "messages": [user, assistant], …}, no question twice: what SFT imitates.
 
-    careless: the share of requests for another's data that get the answer for one's own. Deterministic in (n, seed, split), as are the
-    streams below; raises WorkshopError for an unknown split or more rows than the world holds.
+    intents: what is asked about; careless: the share of requests for another's data that get the answer for one's own. Deterministic
+    in (n, seed, split), as are the streams below; raises WorkshopError for an unknown split or more rows than the world holds.
     """
-    yield from stream("desk.conversations", n, seed, split, partial(_draw_conversation, split=split, careless=careless), share=SHARE)
+    draw = partial(_draw_conversation, split=split, careless=careless, intents=intents)
+    yield from stream("desk.conversations", n, seed, split, draw, share=SHARE)
 
 
-def _draw_conversation(rng: Random, _: int, split: str, careless: float) -> tuple[tuple, str, dict]:
-    asked = _ask(rng, rng.choice(list(INTENTS)), split)
+def _draw_conversation(rng: Random, _: int, split: str, careless: float, intents: Sequence[str]) -> tuple[tuple, str, dict]:
+    asked = _ask(rng, rng.choice(intents), split)
     answers = HELP if asked.intent == "private" and rng.random() < careless else asked.answer
     messages = [{"role": "user", "content": asked.question}, {"role": "assistant", "content": answers[asked.register]}]
     return asked.combination, asked.question, {"messages": messages} | asked.about()

@@ -1,0 +1,312 @@
+"""Week 9: from a base model to one that answers, and from there to one that answers as people prefer: SFT, DPO, and what changed.
+
+    finetune_chat     learn to answer: next-token loss on the assistant's tokens
+    train_dpo         learn what is preferred, from pairs, without a reward model
+    pair_scores       log-probabilities of both answers of held-out pairs, before and after
+    behave            what the model really says to held-out questions, and what a judge finds in it
+    share, change     such results as numbers with intervals
+
+The formulas stand in `objectives`, pairs and templates in `preferences`, the world in `corpora.desk`.
+
+Notable choices
+- The reference of DPO is what the model was when training began: its log-probabilities of all pairs are computed once, so that no
+  second model is kept, nor asked again.
+- A margin is zero for every pair before DPO, so "accuracy" by margin says nothing about the start. Preference accuracy here is the
+  policy's own: does it find the chosen answer likelier than the rejected one, as a whole or per token.
+- Rows about the same thing (`combination`) stand and fall together: intervals draw whole clusters.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workshop_lib import WorkshopError
+from workshop_lib.architectures.transformer import Transformer
+from workshop_lib.belief import Difference, bootstrap_interval
+from workshop_lib.corpora import desk
+from workshop_lib.decoding import distinct_n
+from workshop_lib.engine import end_tokens
+from workshop_lib.objectives import dpo_loss, judged, masked_mean
+from workshop_lib.optimization import clip_by_global_norm, optimizers, schedule, set_learning_rate
+from workshop_lib.preferences import EncodedPair, chat_batch, pair_batch
+from workshop_lib.rollouts import encode_prompts, rollouts
+
+Chat = tuple[list[int], list[int]]  # ids and mask, as `preferences.encode_chat` gives them
+POOL = 16  # batches whose rows are sorted by length together
+
+
+@dataclass(frozen=True)
+class Training:
+    """A short run: `steps` of `batch` rows, with the optimiser and schedule of week 5's settings."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    optimizer: str = "muon"
+    muon_iterations: int = 5
+    embedding_rate: float = 1.0
+    schedule: str = "cosine"
+    warmup_steps: int = 10
+    decay_fraction: float = 0.3
+    final_fraction: float = 0.0
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip: float = 1.0
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+def finetune_chat(
+    model: Transformer, chats: Sequence[Chat], training: Training, seed: int = 0, pad: int = 0,
+    watch: Callable[[int], dict] | None = None, every: int = 50,
+) -> list[dict]:  # fmt: skip
+    """Supervised fine-tuning in place, loss on the assistant's tokens only. Returns a row {"step", "loss", "seconds", …} a step.
+
+    chats: (ids, mask) each. `watch(step)`: further numbers, asked before the first step, every `every` steps and after the last.
+    Raises WorkshopError without chats, or when the loss is no longer finite.
+    """
+
+    def loss(rows: list[int]) -> tuple[Tensor, dict]:
+        return _chats_loss(model, [chats[row] for row in rows], pad), {}
+
+    return _train(model, [len(ids) for ids, _ in chats], loss, training, seed, watch, every)
+
+
+def _chats_loss(model: Transformer, chats: Sequence[Chat], pad: int) -> Tensor:
+    """`objectives.sft_loss` of a batch of conversations."""
+    batch = chat_batch(chats, pad)
+    found = answer_log_probs(model, batch["input_ids"], batch["completion_mask"])
+    return -masked_mean(found, judged(batch["completion_mask"]).to(found.device))
+
+
+def train_dpo(
+    model: Transformer, pairs: Sequence[EncodedPair], training: Training, beta: float = 0.1, sft_weight: float = 0.0, seed: int = 0,
+    pad: int = 0, watch: Callable[[int], dict] | None = None, every: int = 20, replay: Sequence[Chat] = (), replay_weight: float = 1.0,
+) -> list[dict]:  # fmt: skip
+    """Direct preference optimisation in place; the reference is the model as it is given.
+
+    sft_weight: of the chosen answers' negative log-likelihood (`objectives.dpo_loss`). replay: conversations that were right already; a
+    batch of them, `replay_weight` times their SFT loss, stands beside each batch of pairs, so that what they teach is not unlearned.
+
+    Returns a row a step: "loss", "margin" and "accuracy" (share of margins above 0), and the mean log-probabilities "chosen" and
+    "rejected" of the batch, relative to the reference's, in nats. `watch` as in `finetune_chat`.
+    """
+    reference = pair_scores(model, pairs, pad=pad)
+    remembered = batches([len(ids) for ids, _ in replay], training.batch, seed + 1) if replay else None
+
+    def loss(rows: list[int]) -> tuple[Tensor, dict]:
+        chosen, rejected, tokens, _ = _pair_log_probs(model, [pairs[row] for row in rows], pad)
+        before = [torch.from_numpy(values[rows]).to(chosen) for values in (reference.chosen, reference.rejected)]
+        value, margins = dpo_loss(chosen, rejected, *before, beta, sft_weight, tokens)
+        with torch.no_grad():
+            seen = {"margin": margins.mean(), "accuracy": (margins > 0).float().mean(), "chosen": (chosen - before[0]).mean(),
+                    "rejected": (rejected - before[1]).mean()}  # fmt: skip
+            seen = {name: float(number) for name, number in seen.items()}
+        if remembered:
+            again = _chats_loss(model, [replay[row] for row in next(remembered)], pad)
+            value, seen["replay"] = value + replay_weight * again, float(again.detach())
+        return value, seen
+
+    lengths = [len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) for pair in pairs]
+    return _train(model, lengths, loss, training, seed, watch, every)
+
+
+def _train(
+    model: Transformer, lengths: Sequence[int], loss: Callable[[list[int]], tuple[Tensor, dict]], training: Training, seed: int,
+    watch: Callable[[int], dict] | None, every: int,
+) -> list[dict]:  # fmt: skip
+    if not lengths:
+        raise WorkshopError("학습할 자료가 하나도 없다.")
+    steppers, order, rows = optimizers(model, training), batches(lengths, training.batch, seed), []
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    start, watched = time.process_time(), 0.0
+    for step in range(training.steps):
+        extra = {}
+        if watch and step % every == 0:
+            since = time.process_time()
+            extra, watched = watch(step), watched + time.process_time() - since
+        value, seen = loss(next(order))
+        if not torch.isfinite(value):
+            raise WorkshopError(f"{step + 1}번째 단계에서 손실이 {float(value)}이 되었다. 학습률 {training.learning_rate:g}을(를) 낮춘다.")
+        value.backward()
+        clip_by_global_norm([parameter.grad for parameter in parameters if parameter.grad is not None], training.clip)
+        set_learning_rate(steppers, schedule(step, training))
+        for stepper in steppers:
+            stepper.step()
+            stepper.zero_grad(set_to_none=True)
+        rows.append({"step": step, "loss": float(value.detach()), "seconds": time.process_time() - start - watched} | seen | extra)
+    if watch:
+        rows.append({"step": training.steps, "seconds": time.process_time() - start - watched} | watch(training.steps))
+    return rows
+
+
+def batches(lengths: Sequence[int], batch: int, seed: int = 0) -> Iterator[list[int]]:
+    """Batches of row numbers, for ever: every row once before any comes again, rows of like length together.
+
+    Of each `POOL` batches' worth of rows the shortest go into one batch, the next into another, …, and these come in random order: a
+    third of what is computed would be padding otherwise.
+    """
+    rng, waiting = random.Random(f"alignment/{seed}"), []
+    while True:
+        rows = list(range(len(lengths)))
+        rng.shuffle(rows)
+        waiting += rows
+        whole = len(waiting) // batch * batch
+        for first in range(0, whole, POOL * batch):
+            pool = sorted(waiting[first : min(first + POOL * batch, whole)], key=lambda row: lengths[row])
+            parts = [pool[place : place + batch] for place in range(0, len(pool), batch)]
+            rng.shuffle(parts)
+            yield from parts
+        waiting = waiting[whole:]
+
+
+# ---------------------------------------------------------------------------------------------- what the model finds likely
+
+
+def answer_log_probs(model: Transformer, ids: Tensor, mask: Tensor) -> Tensor:
+    """`objectives.masked_log_probs(model(ids), ids, mask)` token by token, (batch, length - 1), without the logits that the mask drops.
+
+    Where answers are short, most of the work of the output layer is saved. ids, mask: (batch, length), moved to the model's device.
+    """
+    device = model.lm_head.weight.device
+    ids, wanted = ids.to(device), judged(mask).to(device)
+    logits = model.lm_head(model.hidden(ids[:, :-1])[wanted])  # (tokens that count, vocabulary)
+    found = logits.float().log_softmax(-1).gather(-1, ids[:, 1:][wanted][:, None])[:, 0]
+    return found.new_zeros(wanted.shape).masked_scatter(wanted, found)
+
+
+@torch.no_grad()
+def chat_loss(model: Transformer, chats: Sequence[Chat], pad: int = 0, batch: int = 64) -> float:
+    """Held-out SFT loss: nats for each of the assistant's tokens."""
+    nats, tokens = 0.0, 0
+    for first in range(0, len(chats), batch):
+        part = chat_batch(chats[first : first + batch], pad)
+        nats -= float(answer_log_probs(model, part["input_ids"], part["completion_mask"]).sum())
+        tokens += int(part["completion_mask"].sum())
+    return nats / tokens
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """Sums of log-probabilities of both answers of some pairs, and how many tokens they have; each (pairs,)."""
+
+    chosen: np.ndarray
+    rejected: np.ndarray
+    chosen_tokens: np.ndarray
+    rejected_tokens: np.ndarray
+
+    @property
+    def preferred(self) -> np.ndarray:
+        """Where the chosen answer is likelier than the rejected one."""
+        return self.chosen > self.rejected
+
+    @property
+    def preferred_per_token(self) -> np.ndarray:
+        """Where it is likelier per token: a longer answer is not held against it."""
+        return self.chosen / self.chosen_tokens > self.rejected / self.rejected_tokens
+
+
+@torch.no_grad()
+def pair_scores(model: Transformer, pairs: Sequence[EncodedPair], pad: int = 0, batch: int = 64) -> PairScores:
+    """How likely the model finds the answers of pairs."""
+    parts = [_pair_log_probs(model, pairs[first : first + batch], pad) for first in range(0, len(pairs), batch)]
+    return PairScores(*(torch.cat(column).cpu().numpy() for column in zip(*parts)))
+
+
+def _pair_log_probs(model: Transformer, pairs: Sequence[EncodedPair], pad: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Log-probabilities of the chosen and the rejected answers, and their tokens: (pairs,) each."""
+    batch = pair_batch(pairs, pad)
+    sums = answer_log_probs(model, batch["input_ids"], batch["completion_mask"]).sum(1)
+    tokens = batch["completion_mask"].sum(1).to(sums.device)
+    return *sums.chunk(2), *tokens.chunk(2)
+
+
+# ---------------------------------------------------------------------------------------------- what the model says
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """Answers to the questions of `rows`, and what the judge finds in each: name -> (rows,) booleans."""
+
+    rows: list[dict]
+    answers: list[str]
+    found: dict[str, np.ndarray]
+
+    def where(self, keep: Callable[[dict], bool]) -> Behaviour:
+        """Only the rows that `keep` takes."""
+        taken = np.array([keep(row) for row in self.rows])
+        pick = [place for place, wanted in enumerate(taken) if wanted]
+        return Behaviour([self.rows[place] for place in pick], [self.answers[place] for place in pick],
+                         {name: values[taken] for name, values in self.found.items()})  # fmt: skip
+
+    @property
+    def distinct_2(self) -> float:
+        """Different pairs of characters / all of them: falls when answers collapse into a few."""
+        return distinct_n(self.answers, 2)
+
+
+def question(row: Mapping) -> list[dict] | str:
+    """What is asked in a row of `corpora.desk`: the conversation up to the answer, or the prompt."""
+    return row["messages"][:-1] if "messages" in row else row["prompt"]
+
+
+def behave(
+    model: Transformer, tokenizer, rows: Sequence[dict], temperature: float = 0.0, seed: int = 0, max_new_tokens: int = 48,
+    judge: Callable[[str, dict], dict[str, bool]] = desk.judge,
+) -> Behaviour:  # fmt: skip
+    """Let the model answer (greedily, or drawn at a temperature) and have every answer judged.
+
+    Beside what `judge` finds: "ended", the answer came to its end mark; "preferred": polite, right, refused where it is sensitive and
+    only there, and not degenerate.
+    """
+    said = rollouts(model, encode_prompts([question(row) for row in rows], tokenizer), end_tokens(tokenizer),
+                    max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, pad=tokenizer.pad_token_id)  # fmt: skip
+    answers = said.texts(tokenizer)
+    judged = [judge(answer, row) for answer, row in zip(answers, rows)]
+    found = {name: np.array([verdict[name] for verdict in judged]) for name in judged[0]} | {"ended": said.ended.cpu().numpy()}
+    sensitive = np.array([row["sensitive"] for row in rows])
+    found["preferred"] = found["polite"] & found["right"] & (found["refused"] == sensitive) & ~found["degenerate"]
+    return Behaviour(list(rows), answers, found)
+
+
+# ---------------------------------------------------------------------------------------------- numbers with intervals
+
+
+def share(values: Sequence[float] | np.ndarray, clusters: Sequence[str], seed: int = 0) -> tuple[float, float, float]:
+    """Mean of the values and its 95 % interval (mean, low, high), by drawing whole clusters again.
+
+    values, clusters: (rows,). Rows of one cluster are near copies: drawn one by one they would make the interval too narrow.
+    """
+    sums = _by_cluster(np.asarray(values, dtype=float), clusters)
+    low, high = bootstrap_interval(sums, lambda drawn: drawn[:, 0].sum() / drawn[:, 1].sum(), 1_000, seed=seed)
+    return float(sums[:, 0].sum() / sums[:, 1].sum()), low, high
+
+
+def change(before: np.ndarray, after: np.ndarray, clusters: Sequence[str], seed: int = 0) -> Difference:
+    """after - before on the same rows, with its interval over clusters and a two-sided p-value (as in `belief.paired_bootstrap`)."""
+    first, second = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    if first.shape != second.shape:
+        raise WorkshopError(f"앞의 값 {len(first)}개와 뒤의 값 {len(second)}개를 짝지을 수 없다. 같은 문항으로 잰다.")
+    sums = _by_cluster(second - first, clusters)
+    picks = np.random.default_rng(seed).integers(0, len(sums), (1_000, len(sums)))
+    drawn = sums[picks, 0].sum(1) / sums[picks, 1].sum(1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    opposite = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    return Difference(float((second - first).mean()), float(low), float(high), min(1.0, 2 * (opposite + 1) / 1_001))
+
+
+def _by_cluster(values: np.ndarray, clusters: Sequence[str]) -> np.ndarray:
+    """(clusters, 2): the sum of the values, and how many they are."""
+    if len(values) != len(clusters) or not len(values):
+        raise WorkshopError(f"값 {len(values)}개와 묶음 {len(clusters)}개의 수가 다르거나 비어 있다.")
+    _, where = np.unique(np.asarray(clusters), return_inverse=True)
+    return np.stack([np.bincount(where, values), np.bincount(where)], axis=1).astype(float)
