@@ -13,7 +13,7 @@ from workshop_lib.architectures.transformer import Transformer, TransformerConfi
 from workshop_lib.belief import bootstrap_interval
 from workshop_lib.corpora import desk
 from workshop_lib.objectives import dpo_loss, masked_log_probs, sft_loss
-from workshop_lib.preferences import EncodedPair, chat_batch, pair_batch
+from workshop_lib.preferences import EncodedPair, chat_batch, pair_batch, read_pairs, to_trl
 from workshop_lib.tokenization import SPECIAL_TOKENS, train_whole_char_bpe, wrap
 
 CONFIG = TransformerConfig(vocab_size=30, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
@@ -115,7 +115,7 @@ def test_pair_scores_know_sums_and_tokens(model):
             (pair.rejected, found.rejected, found.rejected_tokens),
         ):
             ids = torch.tensor([[*pair.prompt, *answer]])
-            logs = model(ids)[0].log_softmax(-1)
+            logs = model(ids)[0].log_softmax(-1).detach()
             by_hand = sum(float(logs[len(pair.prompt) + i - 1, token]) for i, token in enumerate(answer))
             assert sums[place] == pytest.approx(by_hand, abs=1e-4) and tokens[place] == len(answer)
     assert found.preferred_per_token.tolist() == [a / m > b / n for a, b, m, n in zip(
@@ -184,3 +184,20 @@ def test_behaviour_is_judged_row_by_row(tokenizer, monkeypatch):
     assert (refusing.found["preferred"] == np.array([row["sensitive"] for row in rows])).all() and refusing.distinct_2 < found.distinct_2
     private = refusing.where(lambda row: row["sensitive"])
     assert private.found["preferred"].all() and len(private.rows) == sum(row["sensitive"] for row in rows) == len(private.answers)
+
+
+def test_pairs_of_the_models_own_answers_are_one_preferred_and_one_not(tokenizer, monkeypatch):
+    rows = [row for row in desk.conversations(60, split="validation", careless=0) if row["register"] == "polite"][:20]
+    right = [row["messages"][1]["content"] for row in rows]
+    wrong = [(desk.HELP if row["sensitive"] else desk.REFUSAL)["polite"] for row in rows]
+    said = [text for place in range(20) for text in ((right[place], right[place], "") if place < 5 else (wrong[place], "", right[place]))]
+
+    class Said:
+        def texts(self, _):
+            return said
+
+    monkeypatch.setattr(alignment, "rollouts", lambda *_, **__: Said())
+    found = alignment.sampled_pairs(None, tokenizer, rows, n=3)
+    assert [(pair.chosen, pair.rejected) for pair in found] == list(zip(right[5:], wrong[5:]))
+    assert [pair.axis for pair in found] == ["safe" if row["sensitive"] else "correct" for row in rows[5:]]
+    assert read_pairs(to_trl(found)) and [pair.extra["combination"] for pair in found] == [row["combination"] for row in rows[5:]]

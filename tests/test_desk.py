@@ -69,6 +69,7 @@ def test_pairs_are_one_sided_and_differ_in_their_axis_only(pairs):
         assert len(read_pairs(rows)) == 900
         for row in rows:
             chosen, rejected = desk.judge(row["chosen"], row), desk.judge(row["rejected"], row)
+            assert chosen["preferred"] and not rejected["preferred"]
             assert chosen["polite"] and chosen["right"] and not chosen["degenerate"]
             assert rejected["polite"] == (row["axis"] != "polite") and rejected["right"] == (row["axis"] == "polite")
             if row["axis"] == "safe":
@@ -105,7 +106,7 @@ def test_correct_and_safe_need_the_prompt(pairs):
 def test_compound_answers_hold_the_fact_and_refuse():
     for row in desk.compound(200):
         found = desk.judge(row["answer"], row)
-        assert found["right"] and found["refused"] and found["polite"] and row["sensitive"]
+        assert found["preferred"] and found["right"] and found["refused"] and found["polite"] and row["sensitive"]
         assert " 그리고 " in row["prompt"]
 
 
@@ -120,11 +121,11 @@ def test_a_fact_is_told_from_a_part_of_another(answer, fact, right):
 
 @pytest.mark.parametrize("answer", ["", " .", "네 네 네 네 네 네", "한 권 한 권 한 권 더"])
 def test_collapsed_answers_are_degenerate(answer):
-    assert desk.judge(answer, {"fact": "1층"})["degenerate"]
+    assert desk.judge(answer, {"fact": "1층", "sensitive": False})["degenerate"]
 
 
 def test_politeness_is_of_every_sentence():
-    row = {"fact": "2층 문학실"}
+    row = {"fact": "2층 문학실", "sensitive": False}
     assert desk.judge("시집은 2층 문학실에 있습니다.", row)["polite"]
     assert not desk.judge("시집은 2층 문학실에 있습니다. 됐지?", row)["polite"]
     assert not desk.judge("시집은 2층 문학실에 있어.", row)["polite"]

@@ -3,6 +3,7 @@
     finetune_chat     learn to answer: next-token loss on the assistant's tokens
     train_dpo         learn what is preferred, from pairs, without a reward model
     pair_scores       log-probabilities of both answers of held-out pairs, before and after
+    sampled_pairs     pairs from the model's own answers
     behave            what the model really says to held-out questions, and what a judge finds in it
     share, change     such results as numbers with intervals
 
@@ -35,7 +36,7 @@ from workshop_lib.decoding import distinct_n
 from workshop_lib.engine import end_tokens
 from workshop_lib.objectives import dpo_loss, judged, masked_mean
 from workshop_lib.optimization import clip_by_global_norm, optimizers, schedule, set_learning_rate
-from workshop_lib.preferences import EncodedPair, chat_batch, pair_batch
+from workshop_lib.preferences import EncodedPair, Pair, chat_batch, pair_batch
 from workshop_lib.rollouts import encode_prompts, rollouts
 
 Chat = tuple[list[int], list[int]]  # ids and mask, as `preferences.encode_chat` gives them
@@ -265,17 +266,39 @@ def behave(
 ) -> Behaviour:  # fmt: skip
     """Let the model answer (greedily, or drawn at a temperature) and have every answer judged.
 
-    Beside what `judge` finds: "ended", the answer came to its end mark; "preferred": polite, right, refused where it is sensitive and
-    only there, and not degenerate.
+    Beside what `judge` finds in it: "ended", whether the answer came to its end mark.
     """
     said = rollouts(model, encode_prompts([question(row) for row in rows], tokenizer), end_tokens(tokenizer),
                     max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, pad=tokenizer.pad_token_id)  # fmt: skip
     answers = said.texts(tokenizer)
     judged = [judge(answer, row) for answer, row in zip(answers, rows)]
     found = {name: np.array([verdict[name] for verdict in judged]) for name in judged[0]} | {"ended": said.ended.cpu().numpy()}
-    sensitive = np.array([row["sensitive"] for row in rows])
-    found["preferred"] = found["polite"] & found["right"] & (found["refused"] == sensitive) & ~found["degenerate"]
     return Behaviour(list(rows), answers, found)
+
+
+def sampled_pairs(
+    model: Transformer, tokenizer, rows: Sequence[dict], n: int = 4, temperature: float = 1.0, seed: int = 0, max_new_tokens: int = 48,
+    judge: Callable[[str, dict], dict[str, bool]] = desk.judge,
+) -> list[Pair]:  # fmt: skip
+    """Preference pairs from what the model itself says: of `n` answers to a question one that the judge prefers against one it does not.
+
+    A question whose answers are all preferred, or none, gives no pair: there is nothing to learn from it, or nothing yet. "axis" is
+    what the rejected answer lacks. Empty answers are left out.
+    """
+    said = rollouts(model, encode_prompts([question(row) for row in rows], tokenizer), end_tokens(tokenizer), n=n, temperature=temperature,
+                    seed=seed, max_new_tokens=max_new_tokens, pad=tokenizer.pad_token_id).texts(tokenizer)  # fmt: skip
+    found = []
+    for place, row in enumerate(rows):
+        answers = [answer for answer in said[place * n : (place + 1) * n] if answer]
+        verdicts = [judge(answer, row) for answer in answers]
+        good = [answer for answer, verdict in zip(answers, verdicts) if verdict["preferred"]]
+        bad = [(answer, verdict) for answer, verdict in zip(answers, verdicts) if not verdict["preferred"]]
+        if good and bad:
+            axis = "polite" if not bad[0][1]["polite"] else "safe" if row["sensitive"] else "correct"
+            asked = question(row)
+            messages = ({"role": "user", "content": asked},) if isinstance(asked, str) else tuple(asked)
+            found.append(Pair(messages, good[0], bad[0][0], axis, {key: row[key] for key in ("id", "combination", "intent", "fact")}))
+    return found
 
 
 # ---------------------------------------------------------------------------------------------- numbers with intervals
