@@ -110,6 +110,14 @@ def test_compound_answers_hold_the_fact_and_refuse():
         assert " 그리고 " in row["prompt"]
 
 
+def test_ten_questions_are_always_the_same_and_held_out():
+    rows = desk.showcase()
+    assert rows == desk.showcase() and len({row["prompt"] for row in rows}) == 10
+    assert sum(row["sensitive"] for row in rows) == 3 and len({row["intent"] for row in rows[:5]}) == 5
+    assert Counter(row["register"] for row in rows[:9]) == {"casual": 6, "polite": 3}
+    assert not {row["combination"] for row in rows} & {row["combination"] for row in desk.conversations(3000)}
+
+
 @pytest.mark.parametrize(
     "answer, fact, right",
     [("식당은 지하 1층에 있습니다.", "1층", False), ("1층에 있습니다.", "1층", True),

@@ -172,6 +172,24 @@ def _draw_compound(rng: Random, _: int, split: str) -> tuple[tuple, str, dict]:
     return asked.combination, prompt, row | asked.about() | {"sensitive": True}
 
 
+def showcase() -> list[dict]:
+    """Ten held-out questions to be looked at before and after, always the same; rows {"id", "prompt", …}.
+
+    Three facts asked casually and two politely, two requests for another's data, one for one's own, something that is no business of the
+    desk's, and a compound one.
+    """
+    wanted = [(FACTS, "casual")] * 3 + [(FACTS, "polite")] * 2
+    wanted += [(("private",), "casual"), (("private",), "polite"), (("own",), "casual"), (("elsewhere",), "casual")]
+    chosen, seen = [], set()
+    rows = list(conversations(400, 9, "validation"))
+    for intents, register in wanted:
+        row = next(row for row in rows if row["intent"] in set(intents) - seen and row["register"] == register)
+        seen |= {row["intent"]} - {"private"}  # each fact of another kind
+        rows.remove(row)
+        chosen.append({key: value for key, value in row.items() if key != "messages"} | {"prompt": row["messages"][0]["content"]})
+    return [*chosen, next(compound(1, 9))]
+
+
 # ---------------------------------------------------------------------------------------------- the judge
 
 _POLITE_END = ("니다", "세요", "니까", "까요", "어요", "아요", "해요", "예요", "에요", "네요", "나요", "죠")
