@@ -1,6 +1,7 @@
-"""The ground that every test stands on: no network, a workspace of its own, no progress bars."""
+"""The ground that every test stands on: no network, a workspace of its own, no progress bars, Ctrl-C as usual."""
 
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +15,7 @@ os.environ.update(
     HF_HUB_OFFLINE="1", OMP_WAIT_POLICY="PASSIVE",
 )  # fmt: skip
 os.environ.pop("WORKSHOP_DATA", None)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job hands down "ignore", also to what tests start
 if sys.modules.get("sitecustomize") is None or sys.modules["sitecustomize"].__file__ != str(Path(OFFLINE, "sitecustomize.py")):
     sys.modules.pop("sitecustomize", None)
     sys.path.insert(0, OFFLINE)

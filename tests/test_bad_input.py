@@ -330,8 +330,7 @@ def test_a_notebook_that_fails_shows_the_cell_and_not_nbconvert(tmp_path):
 def test_ctrl_c_ends_the_command_with_130_and_no_traceback(tmp_path):
     code = ("import time; from workshop_lib import cli; cli._doctor = lambda _: (print('시작', flush=True), time.sleep(30)); "
             "raise SystemExit(cli.main(['doctor']))")  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)

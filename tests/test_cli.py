@@ -95,10 +95,7 @@ def test_doctor_lists_every_tool_with_its_state(capsys):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_stopped_leaves_nothing_half_written_and_goes_on(tmp_path, how):
     command = [sys.executable, "-m", "workshop_lib.cli", "run", "--weeks", "2", "--home", str(tmp_path)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job hands down "ignore"
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".partial/corpus-*")) and time.monotonic() < deadline:
         time.sleep(0.05)
