@@ -31,6 +31,7 @@ from workshop_lib.packing import Batches, Validation, encode, pack, read_documen
 from workshop_lib.pretraining import train
 from workshop_lib.segmentation import token_bytes
 from workshop_lib.throughput import fast_arithmetic, matmul_peak, peak_memory
+from workshop_lib.workspace import write_rows
 
 STEPS = 15  # decoding steps that are timed at each length
 
@@ -282,7 +283,7 @@ def build(job) -> dict[str, float]:
     plain = plain_attention_costs(heads, settings.width // heads, settings.lengths)
     tables["lengths"] += [{"name": "plain_attention"} | row for row in plain]
     for table, rows in tables.items():
-        _write_rows(job.out / f"{table}.jsonl", rows)
+        write_rows(job.out / f"{table}.jsonl", rows)
     shape = {"vocab_size": len(tokenizer), "parameters": settings.parameters, "width": settings.width, "layers": settings.layers,
              "context": _longest(settings)}
     (job.out / "models.json").write_text(json.dumps(shape, indent=1) + "\n", encoding="utf-8")
@@ -320,7 +321,3 @@ def metrics(results: Sequence[dict]) -> dict[str, float]:
         if "active_params" in result:
             found[f"active_params_{name}"] = result["active_params"]
     return found
-
-
-def _write_rows(path: Path, rows: list[dict]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -44,6 +44,7 @@ from workshop_lib.classification import predict as predict
 from workshop_lib.labelled import LABELS, sentiment, unlabelled
 from workshop_lib.optimization import clip_by_global_norm, cosine_with_warmup, decay_groups
 from workshop_lib.throughput import peak_memory
+from workshop_lib.workspace import write_rows
 
 METHODS = {
     "full": "전체 미세조정", "linear_probe": "선형 탐침", "lora": "LoRA", "dora": "DoRA", "ia3": "IA³", "waveft": "WaveFT",
@@ -405,8 +406,3 @@ def build(job) -> dict[str, float]:
     if adapted:
         shutil.rmtree(adapted)
     return metrics
-
-
-def write_rows(path: Path, rows: Sequence[dict]) -> None:
-    """Rows as JSON lines."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

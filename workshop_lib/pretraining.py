@@ -34,6 +34,7 @@ from workshop_lib.optimization import clip_by_global_norm, optimizers, schedule,
 from workshop_lib.packing import IGNORE, Batches, Validation, encode, open_packed, pack, read_documents, validation_windows
 from workshop_lib.profile import get_profile
 from workshop_lib.throughput import can_compile, fast_arithmetic, flops_per_token, matmul_peak, number_format
+from workshop_lib.workspace import write_rows
 
 
 @dataclass
@@ -273,11 +274,11 @@ def build(job) -> dict[str, float]:
         sample=lambda model: complete(model, tokenizer, list(settings.prompts)),
     )
     save_model(model, tokenizer, job.out)
-    _write_rows(job.out / "history.jsonl", run.history)
-    _write_rows(job.out / "samples.jsonl", run.samples)
+    write_rows(job.out / "history.jsonl", run.history)
+    write_rows(job.out / "samples.jsonl", run.samples)
     steps = [{"step": n + 1, "loss": a, "grad_norm": b, "lr": c}
              for n, (a, b, c) in enumerate(zip(run.losses, run.gradient_norms, run.rates))]
-    _write_rows(job.out / "steps.jsonl", steps)
+    write_rows(job.out / "steps.jsonl", steps)
     last = run.history[-1]
     metrics = {
         "params": model.num_parameters(),
@@ -350,10 +351,6 @@ def main(arguments: list[str] | None = None) -> None:
         chosen.record.write_text(json.dumps(record), encoding="utf-8")
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def _write_rows(path: Path, rows: list[dict]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -298,6 +298,11 @@ def _read_json(path: Path) -> dict | None:
         return None
     except ValueError as error:  # of JSON or of UTF-8
         raise WorkshopError(f"{path}이(가) 깨졌다({error}). 이 폴더를 지우고 다시 실행한다.") from error
+
+
+def write_rows(path: Path, rows: Iterable[Mapping]) -> None:
+    """Rows as JSON lines."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def _write_json(path: Path, value: object) -> None:
