@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from workshop_lib import display, serving, triton
+from workshop_lib import display, local_server, triton
 from workshop_lib.corpora.stories import stories
 from workshop_lib.inference import percentile
 
@@ -49,7 +49,7 @@ def main() -> None:
     options = parser.parse_args()
     prompts = [story["text"][:12] for story in stories(options.requests, split="validation")]
     rows = []
-    with serving.running(options.model, max_batch=max(options.at_once)) as server, server.client() as client:
+    with local_server.running(options.model, max_batch=max(options.at_once)) as server, server.client() as client:
 
         def ask(prompt: str) -> int:
             answer = client.completions.create(model=server.model, prompt=prompt, max_tokens=options.tokens, temperature=0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from workshop_lib import WorkshopError, exporting
+from workshop_lib import WorkshopError, exporting, gguf_export, onnx_export
 from workshop_lib.architectures.transformer import Transformer, TransformerConfig, generate
 from workshop_lib.checkpoints import save_model
 
@@ -50,7 +50,7 @@ def read(model, ids):
 
 def test_onnx_gives_the_same_logits_and_the_same_tokens(exported, tmp_path):
     folder, model, _ = exported
-    onnx = exporting.OnnxModel(exporting.to_onnx(folder, tmp_path / "model.onnx"))
+    onnx = onnx_export.OnnxModel(onnx_export.to_onnx(folder, tmp_path / "model.onnx"))
     ids = list(range(3, 30))
     np.testing.assert_allclose(onnx.logits(ids), read(model, ids), atol=2e-5)
     assert onnx.generate(ids[:6], 20) == generate(model, ids[:6], 20, temperature=0)
@@ -59,7 +59,7 @@ def test_onnx_gives_the_same_logits_and_the_same_tokens(exported, tmp_path):
 
 def test_onnx_reads_each_token_once(exported, tmp_path):
     folder, _, _ = exported
-    onnx = exporting.OnnxModel(exporting.to_onnx(folder, tmp_path / "model.onnx"))
+    onnx = onnx_export.OnnxModel(onnx_export.to_onnx(folder, tmp_path / "model.onnx"))
     ids, whole, cache, parts = list(range(40, 60)), onnx.logits(list(range(40, 60))), None, []
     for part in (ids[:7], ids[7:8], ids[8:]):
         logits, cache = onnx.extend(part, cache)
@@ -71,7 +71,7 @@ def test_onnx_reads_each_token_once(exported, tmp_path):
 
 def test_onnx_reads_a_batch(exported, tmp_path):
     folder, model, _ = exported
-    session = exporting.OnnxModel(exporting.to_onnx(folder, tmp_path / "model.onnx")).session
+    session = onnx_export.OnnxModel(onnx_export.to_onnx(folder, tmp_path / "model.onnx")).session
     ids = np.arange(3, 15).reshape(2, 6)
     empty = {value.name: np.zeros((2, 2, 0, 16), np.float32) for value in session.get_inputs()[1:]}
     logits = session.run(["logits"], {"input_ids": ids, **empty})[0]
@@ -81,42 +81,42 @@ def test_onnx_reads_a_batch(exported, tmp_path):
 
 def test_int8_onnx_is_a_quarter_of_the_linear_layers_and_stays_close(exported, tmp_path):
     folder, model, _ = exported
-    plain = exporting.to_onnx(folder, tmp_path / "model.onnx").stat().st_size
-    path = exporting.to_onnx(folder, tmp_path / "int8.onnx", int8=True)
+    plain = onnx_export.to_onnx(folder, tmp_path / "model.onnx").stat().st_size
+    path = onnx_export.to_onnx(folder, tmp_path / "int8.onnx", int8=True)
     layers = sum(weight.numel() for name, weight in model.model.layers.named_parameters() if weight.ndim == 2)
     assert plain - path.stat().st_size > 0.7 * 3 * layers  # three of four bytes a weight, less the scales
     ids = list(range(3, 30))
-    exact, close = read(model, ids), exporting.OnnxModel(path).logits(ids)
+    exact, close = read(model, ids), onnx_export.OnnxModel(path).logits(ids)
     assert 0 < np.abs(close - exact).mean() < 0.1 * exact.std()
 
 
 def test_onnx_runtime_makes_the_graph_without_an_advice(exported, tmp_path, caplog):
-    exporting.to_onnx(exported[0], tmp_path / "int8.onnx", int8=True)
+    onnx_export.to_onnx(exported[0], tmp_path / "int8.onnx", int8=True)
     assert not caplog.records
 
 
 def test_too_long_or_empty_or_missing_is_said_in_korean(exported, tmp_path):
-    onnx = exporting.OnnxModel(exporting.to_onnx(exported[0], tmp_path / "model.onnx"))
+    onnx = onnx_export.OnnxModel(onnx_export.to_onnx(exported[0], tmp_path / "model.onnx"))
     for ids in ([], list(range(33))):
         with pytest.raises(WorkshopError, match="32토큰까지"):
             onnx.logits(ids)
     assert onnx.generate([1, 2], 0) == []
     with pytest.raises(WorkshopError, match="읽을 수 없다"):
-        exporting.OnnxModel(tmp_path / "none.onnx")
+        onnx_export.OnnxModel(tmp_path / "none.onnx")
     (tmp_path / "broken.gguf").write_bytes(b"GGUF but not really, and long enough to look at")
     for name in ("none.gguf", "broken.gguf"):
         with pytest.raises(WorkshopError, match="읽을 수 없다"):
-            exporting.read_gguf(tmp_path / name)
+            gguf_export.read_gguf(tmp_path / name)
     with pytest.raises(WorkshopError, match="q4"):
-        exporting.to_gguf(exported[0], tmp_path / "q4.gguf", "q4")
+        gguf_export.to_gguf(exported[0], tmp_path / "q4.gguf", "q4")
     with pytest.raises(WorkshopError, match="없다"):
-        exporting.to_onnx(tmp_path, tmp_path / "model.onnx")
+        onnx_export.to_onnx(tmp_path, tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize("kind, bound", [("f32", 0), ("f16", 2e-3), ("q8_0", 2e-2)])
 def test_gguf_holds_every_tensor(exported, tmp_path, kind, bound):
     folder, model, _ = exported
-    metadata, tensors = exporting.read_gguf(exporting.to_gguf(folder, tmp_path / "model.gguf", kind))
+    metadata, tensors = gguf_export.read_gguf(gguf_export.to_gguf(folder, tmp_path / "model.gguf", kind))
     weights = {name: weight.numpy() for name, weight in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         del weights["lm_head.weight"]
@@ -129,7 +129,7 @@ def test_gguf_holds_every_tensor(exported, tmp_path, kind, bound):
 
 def test_gguf_alone_speaks_as_the_folder_does(exported, tmp_path):
     folder, model, tokenizer = exported
-    loaded, pieces = exporting.load_gguf(exporting.to_gguf(folder, tmp_path / "model.gguf"))
+    loaded, pieces = gguf_export.load_gguf(gguf_export.to_gguf(folder, tmp_path / "model.gguf"))
     assert generate(loaded, [5, 6, 7], 20, temperature=0) == generate(model, [5, 6, 7], 20, temperature=0)
     for text in TEXTS:
         ids = tokenizer(text)["input_ids"]
@@ -143,7 +143,7 @@ def test_transformers_reads_the_gguf_too(exported, tmp_path):
     from transformers import AutoModelForCausalLM
 
     folder, model, _ = exported
-    exporting.to_gguf(folder, tmp_path / "model.gguf")
+    gguf_export.to_gguf(folder, tmp_path / "model.gguf")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf").eval()
     ids = list(range(3, 30))
     with torch.no_grad():
@@ -154,20 +154,20 @@ def test_transformers_reads_the_gguf_too(exported, tmp_path):
 def test_llama_cpp_says_the_same(exported, tmp_path, kind):
     pytest.importorskip("llama_cpp", reason="llama-cpp-python은 소스에서 지어야 해서 기본 환경에 없다")
     folder, _, tokenizer = exported
-    path = exporting.to_gguf(folder, tmp_path / "model.gguf", kind)
-    theirs, rounded = exporting.GgufModel(path), exporting.load_gguf(path)[0]
+    path = gguf_export.to_gguf(folder, tmp_path / "model.gguf", kind)
+    theirs, rounded = gguf_export.GgufModel(path), gguf_export.load_gguf(path)[0]
     for text in TEXTS:
         assert theirs.tokenize(text) == tokenizer(text)["input_ids"]
     said, wanted = theirs.generate([5, 6, 7], 20), generate(rounded, [5, 6, 7], 20, temperature=0)
     assert said == wanted or (kind == "q8_0" and said[:3] == wanted[:3])  # its q8_0 rounds the activations as well
     with pytest.raises(WorkshopError, match="읽을 수 없다"):
-        exporting.GgufModel(tmp_path / "none.gguf")
+        gguf_export.GgufModel(tmp_path / "none.gguf")
 
 
 def test_without_llama_cpp_the_error_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "llama_cpp", None)
     with pytest.raises(WorkshopError, match="llama-cpp-python"):
-        exporting.GgufModel(tmp_path / "model.gguf")
+        gguf_export.GgufModel(tmp_path / "model.gguf")
 
 
 @pytest.mark.filterwarnings("ignore")

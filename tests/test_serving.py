@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from workshop_lib import WorkshopError, cli, serving
+from workshop_lib import WorkshopError, cli, local_server, serving
 from workshop_lib.architectures.transformer import Transformer, TransformerConfig
 from workshop_lib.checkpoints import save_model
 from workshop_lib.corpora.stories import stories
@@ -75,7 +75,7 @@ def endless(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(folder):
-    with serving.running(folder, max_batch=4, queue=64) as running:
+    with local_server.running(folder, max_batch=4, queue=64) as running:
         yield running
         assert "Traceback" not in running.said()
 
@@ -83,7 +83,7 @@ def server(folder):
 @pytest.fixture(scope="module")
 def narrow(endless):
     """One row, one place to wait, two seconds."""
-    with serving.running(endless, max_batch=1, queue=1, timeout=2) as running:
+    with local_server.running(endless, max_batch=1, queue=1, timeout=2) as running:
         yield running
         assert "Traceback" not in running.said()
 
@@ -467,7 +467,7 @@ for chunk in answer: pass
 
 
 def test_the_row_of_a_killed_client_is_free_at_once(endless):
-    with serving.running(endless, max_batch=1, queue=4, timeout=300) as server:  # here no time limit would free it
+    with local_server.running(endless, max_batch=1, queue=4, timeout=300) as server:  # here no time limit would free it
         for count, stream in ((1, False), (2, True)):
             leave_soon(server, stream)
             started = time.monotonic()
@@ -536,7 +536,7 @@ def test_a_reader_that_does_not_read_holds_nobody_up(server, client):
 
 
 def test_the_block_ends_the_server_also_when_it_raises(folder):
-    with pytest.raises(ZeroDivisionError), serving.running(folder, max_batch=1, name="나의 모델") as server:
+    with pytest.raises(ZeroDivisionError), local_server.running(folder, max_batch=1, name="나의 모델") as server:
         assert server.client().completions.create(model="나의 모델", prompt="가", max_tokens=2).choices
         1 / 0  # noqa: B018
     assert server.process.returncode == 0
@@ -546,7 +546,7 @@ def test_the_block_ends_the_server_also_when_it_raises(folder):
 
 
 def test_the_server_ends_with_its_parent_even_a_killed_one(folder):
-    script = f"import time; from workshop_lib import serving; s = serving.start({str(folder)!r}); print(s.pid, flush=True); time.sleep(600)"
+    script = f"import time; from workshop_lib import local_server as w; s = w.start({str(folder)!r}); print(s.pid, flush=True); time.sleep(600)"
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     pid = int(parent.stdout.readline())
     assert not gone(pid)
@@ -626,7 +626,7 @@ def test_a_broken_model_folder_is_named(folder, tmp_path, damage, words):
             (broken / "tokenizer.json").unlink()
     if damage == "missing":
         with pytest.raises(WorkshopError, match=words):
-            serving.start(broken)
+            local_server.start(broken)
     code, said = workshop_serve("--model", broken, "--port", "0")
     assert code == 1 and said.startswith("오류:") and words in said
 
@@ -666,7 +666,7 @@ def test_a_quantised_folder_is_served(folder, tmp_path):
     from workshop_lib.tokenization import load
 
     save_quantized(quantize_model(load_model(folder), "round", 4, 48), load(folder), tmp_path / "int4")
-    with serving.running(tmp_path / "int4", max_batch=2) as server:
+    with local_server.running(tmp_path / "int4", max_batch=2) as server:
         answer = server.client().completions.create(model="int4", prompt="옛날에", max_tokens=10, extra_body={"ignore_eos": True})
     assert answer.usage.completion_tokens == 10
 

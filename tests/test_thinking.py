@@ -6,7 +6,7 @@ import openai
 import pytest
 import torch
 
-from workshop_lib import WorkshopError, serving, thinking
+from workshop_lib import WorkshopError, local_server, thinking
 from workshop_lib.architectures.transformer import Transformer, TransformerConfig
 from workshop_lib.checkpoints import save_model
 from workshop_lib.corpora.stories import stories
@@ -44,7 +44,7 @@ def server(tokenizer, chain, tmp_path_factory):
             model.lm_head.weight[follower, token] = 50.0
     folder = tmp_path_factory.mktemp("thinking") / "chain"
     save_model(model, tokenizer, folder)
-    with serving.running(folder, max_batch=2) as running:
+    with local_server.running(folder, max_batch=2) as running:
         yield running
         assert "Traceback" not in running.said()
 

@@ -211,7 +211,7 @@ def _demo(options: argparse.Namespace) -> None:
     import threading
     from contextlib import ExitStack
 
-    from workshop_lib import demo, serving
+    from workshop_lib import demo, local_server
 
     try:
         with ExitStack() as stack:
@@ -219,7 +219,7 @@ def _demo(options: argparse.Namespace) -> None:
             url, model, tokenizer, base = options.url, options.model, options.tokenizer, False
             if not url:
                 folder = Path(model).expanduser() if model else _finished_model(options)
-                server = stack.enter_context(serving.running(folder))
+                server = stack.enter_context(local_server.running(folder))
                 url, model, tokenizer, key = server.url, server.model, folder, "none"
                 base = folder.name == "base_model"
             page = demo.running(url, model, tokenizer=tokenizer, key=key, complete=base, host=options.host, port=options.port or None)

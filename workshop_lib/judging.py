@@ -186,7 +186,7 @@ def serving(folder: Path | str) -> Iterator[Judge]:
 
     Raises WorkshopError, with the server's words, where the folder holds no model.
     """
-    from workshop_lib.serving import running
+    from workshop_lib.local_server import running
 
     with running(folder) as server:
         yield Judge(server.url, server.model)

@@ -1,7 +1,7 @@
 """The model behind NVIDIA's Triton Inference Server, on a machine without a GPU too.
 
 A Triton server reads a model repository: a folder a model, with config.pbtxt (names, types and shapes of inputs and outputs, how many
-instances) and a numbered folder a version. Ours holds the ONNX graph of `exporting`, the tokenizer and `triton_model` as model.py.
+instances) and a numbered folder a version. Ours holds the ONNX graph of `onnx_export`, the tokenizer and `triton_model` as model.py.
 
 Notable choices
 - The server is the one that the package nvidia-pytriton carries, installed in an environment of its own (it is no dependency of the
@@ -57,7 +57,7 @@ instance_group [ {{ count: {instances} kind: KIND_CPU }} ]
 
 def write_repository(folder: Path, out: Path, name: str = MODEL, instances: int = 1, threads: int = 1, int8: bool = False) -> Path:
     """A model repository at `out` with the model of `folder`. instances: how many requests are answered at once; threads: for each."""
-    from workshop_lib.exporting import to_onnx
+    from workshop_lib.onnx_export import to_onnx
     from workshop_lib.tokenization import load
 
     version = out / name / "1"
