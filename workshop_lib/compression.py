@@ -14,7 +14,6 @@ Notable choices
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
@@ -26,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workshop_lib import WorkshopError, classification, display, exporting
+from workshop_lib import WorkshopError, classification, display, gguf_export, onnx_export
 from workshop_lib.architectures.transformer import Transformer, generate
 from workshop_lib.calibration import collect
 from workshop_lib.checkpoints import load_model, save_model
@@ -38,6 +37,7 @@ from workshop_lib.packing import IGNORE, Validation, read_documents
 from workshop_lib.pretraining import document_nats, held_out
 from workshop_lib.quantized import layer_bytes, quantize_model, save_quantized
 from workshop_lib.throughput import peak_memory
+from workshop_lib.workspace import write_rows
 
 OURS = {  # name: title, method, bits, weights that share a scale (0: a row, None: the whole tensor)
     "int8": ("INT8(행마다)", "absmax", 8, 0),
@@ -283,9 +283,9 @@ def build(job) -> dict[str, float]:
     _exports(bench, base, job.out)
     bench.finish()
     drafts = _drafts(model, student.model, tokens, prompts[: settings.drafts], settings)
-    _write_rows(job.out / "variants.jsonl", bench.rows)
-    _write_rows(job.out / "curves.jsonl", student.rows)
-    _write_rows(job.out / "speculative.jsonl", drafts)
+    write_rows(job.out / "variants.jsonl", bench.rows)
+    write_rows(job.out / "curves.jsonl", student.rows)
+    write_rows(job.out / "speculative.jsonl", drafts)
     return _metrics(bench) | student.metrics | _best_drafts(drafts)
 
 
@@ -334,16 +334,16 @@ def _student(bench: Bench, student: Student, tokenizer, folder: Path) -> None:
 def _exports(bench: Bench, base: Path, out: Path) -> None:
     """The base model for ONNX Runtime, in float32 and INT8, and as a GGUF file in 8 bits for llama.cpp."""
     for name, title, bits in (("onnx", "ONNX Runtime", 32), ("onnx_int8", "ONNX Runtime INT8", 8)):
-        path = exporting.to_onnx(base, out / ("model.onnx" if bits == 32 else "model-int8.onnx"), int8=bits == 8)
-        model = exporting.OnnxModel(path, threads=torch.get_num_threads())
+        path = onnx_export.to_onnx(base, out / ("model.onnx" if bits == 32 else "model-int8.onnx"), int8=bits == 8)
+        model = onnx_export.OnnxModel(path, threads=torch.get_num_threads())
         row = bench.add(name, title, "onnxruntime", bits, bytes=path.stat().st_size)
         bench.language(row, _onnx_nats(model, bench.validation))
         bench.speed(row, model.generate)
-    path = exporting.to_gguf(base, out / "model.gguf", kind="q8_0")
+    path = gguf_export.to_gguf(base, out / "model.gguf", kind="q8_0")
     row = bench.add("gguf", "GGUF Q8_0", "llama.cpp", 8, bytes=path.stat().st_size)
-    bench.language(row, document_nats(exporting.load_gguf(path)[0], bench.validation))
+    bench.language(row, document_nats(gguf_export.load_gguf(path)[0], bench.validation))
     if find_spec("llama_cpp"):
-        bench.speed(row, exporting.GgufModel(path).generate)
+        bench.speed(row, gguf_export.GgufModel(path).generate)
 
 
 def _drafts(model: Transformer, student: Transformer, tokens: np.ndarray, prompts: list[list[int]], settings) -> list[dict]:
@@ -366,7 +366,7 @@ def _best_drafts(rows: list[dict]) -> dict[str, float]:
     return found
 
 
-def _onnx_nats(model: exporting.OnnxModel, validation: Validation) -> np.ndarray:
+def _onnx_nats(model: onnx_export.OnnxModel, validation: Validation) -> np.ndarray:
     """As `pretraining.document_nats`, for a model outside PyTorch: (documents,)."""
     nats = np.zeros(len(validation.documents))
     for ids, targets, documents in zip(validation.inputs, validation.targets, validation.document):
@@ -389,7 +389,3 @@ def _metrics(bench: Bench) -> dict[str, float]:
     metrics["int4_gptq_loss"] = chosen["bpc"] / rows["fp32"]["bpc"] - 1
     metrics["int4_byte_share"] = chosen["layer_bytes"] / chosen["layer_fp32_bytes"]
     return metrics
-
-
-def _write_rows(path: Path, rows: Sequence[dict]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
