@@ -35,8 +35,9 @@ from workshop_lib.corpora import desk
 from workshop_lib.decoding import distinct_n
 from workshop_lib.engine import end_tokens
 from workshop_lib.objectives import dpo_loss, judged, masked_mean
-from workshop_lib.optimization import clip_by_global_norm, optimizers, schedule, set_learning_rate
+from workshop_lib.optimization import optimizers, schedule, take_step
 from workshop_lib.preferences import EncodedPair, Pair, chat_batch, pair_batch
+from workshop_lib.profile import OptimizerSettings
 from workshop_lib.rollouts import encode_prompts, rollouts
 
 Chat = tuple[list[int], list[int]]  # ids and mask, as `preferences.encode_chat` gives them
@@ -44,23 +45,14 @@ POOL = 16  # batches whose rows are sorted by length together
 
 
 @dataclass(frozen=True)
-class Training:
-    """A short run: `steps` of `batch` rows, with the optimiser and schedule of week 5's settings."""
+class Training(OptimizerSettings):
+    """A short run: `steps` of `batch` rows."""
 
     steps: int
     batch: int
     learning_rate: float
     optimizer: str = "muon"
     muon_iterations: int = 5
-    embedding_rate: float = 1.0
-    schedule: str = "cosine"
-    warmup_steps: int = 10
-    decay_fraction: float = 0.3
-    final_fraction: float = 0.0
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.95
-    clip: float = 1.0
 
 
 # ---------------------------------------------------------------------------------------------- training
@@ -128,7 +120,6 @@ def _train(
     if not lengths:
         raise WorkshopError("학습할 자료가 하나도 없다.")
     steppers, order, rows = optimizers(model, training), batches(lengths, training.batch, seed), []
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     start, watched = time.process_time(), 0.0
     for step in range(training.steps):
         extra = {}
@@ -137,13 +128,9 @@ def _train(
             extra, watched = watch(step), watched + time.process_time() - since
         value, seen = loss(next(order))
         if not torch.isfinite(value):
-            raise WorkshopError(f"{step + 1}번째 단계에서 손실이 {float(value)}이 되었다. 학습률 {training.learning_rate:g}을(를) 낮춘다.")
+            raise WorkshopError(f"{step + 1}번째 단계에서 손실이 {value.item()}이 되었다. 학습률 {training.learning_rate:g}을(를) 낮춘다.")
         value.backward()
-        clip_by_global_norm([parameter.grad for parameter in parameters if parameter.grad is not None], training.clip)
-        set_learning_rate(steppers, schedule(step, training))
-        for stepper in steppers:
-            stepper.step()
-            stepper.zero_grad(set_to_none=True)
+        take_step(model, steppers, training.clip, schedule(step, training))
         rows.append({"step": step, "loss": float(value.detach()), "seconds": time.process_time() - start - watched} | seen | extra)
     if watch:
         rows.append({"step": training.steps, "seconds": time.process_time() - start - watched} | watch(training.steps))

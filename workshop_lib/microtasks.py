@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import torch
@@ -22,15 +22,16 @@ import torch
 from workshop_lib import WorkshopError
 from workshop_lib.architectures.families import TITLES, build_model
 from workshop_lib.architectures.language_model import LanguageModel, state_bytes
-from workshop_lib.optimization import clip_by_global_norm, optimizers, schedule, set_learning_rate
+from workshop_lib.optimization import optimizers, schedule, take_step
 from workshop_lib.packing import IGNORE
+from workshop_lib.profile import OptimizerSettings
 from workshop_lib.throughput import fast_arithmetic
 
 SOLVED, FAILED = 0.8, 0.3  # shares of right answers that are called so
 
 
 @dataclass(frozen=True)
-class RecallSettings:
+class RecallSettings(OptimizerSettings):
     """Size of the task, the models and the training; the defaults separate the architectures in seconds on two cores."""
 
     pairs: int = 32
@@ -46,15 +47,10 @@ class RecallSettings:
     evaluate_every: int = 40
     optimizer: str = "muon"
     muon_iterations: int = 5
-    embedding_rate: float = 1.0
+    _: KW_ONLY
     schedule: str = "wsd"
     warmup_steps: int = 20
     decay_fraction: float = 0.5
-    final_fraction: float = 0.0
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.95
-    clip: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -111,12 +107,8 @@ def train_recall(
         for step in range(settings.steps):
             pairs = pairs_at(step, settings)
             ids, answers = recall_batch(random, settings.tokens // (4 * pairs), pairs, settings.keys, settings.values)
-            set_learning_rate(steppers, schedule(step, settings))
             model(ids, answers).backward()
-            clip_by_global_norm([p.grad for p in model.parameters() if p.grad is not None], settings.clip)
-            for stepper in steppers:
-                stepper.step()
-                stepper.zero_grad(set_to_none=True)
+            take_step(model, steppers, settings.clip, schedule(step, settings))
             if (step + 1) % settings.evaluate_every == 0 or step + 1 == settings.steps:
                 tokens = (step + 1) * settings.tokens
                 history.append({"step": step + 1, "tokens": tokens, "accuracy": recall_accuracy(model, settings)})

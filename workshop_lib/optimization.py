@@ -159,3 +159,13 @@ def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], rate: float) 
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate * group["scale"]
+
+
+def take_step(model: nn.Module, steppers: Iterable[torch.optim.Optimizer], clip: float, rate: float | None = None) -> None:
+    """Use up the gradients: clip their common norm, then one step of each optimiser, at `rate` where one is given."""
+    clip_by_global_norm([p.grad for p in model.parameters() if p.grad is not None], clip)
+    if rate is not None:
+        set_learning_rate(steppers, rate)
+    for stepper in steppers:
+        stepper.step()
+        stepper.zero_grad(set_to_none=True)

@@ -7,7 +7,7 @@ it reads a number from its section. `WORKSHOP_PROFILE` picks the profile (defaul
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 
 from workshop_lib import WorkshopError
 
@@ -39,8 +39,26 @@ class TokenizerSettings:
     whole_characters: bool = True  # byte-level merges that respect the borders of characters
 
 
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """What `optimization` reads beside steps, learning_rate, optimizer ("adamw" or "muon") and muon_iterations (of Newton-Schulz, a step).
+
+    Every training loop of the course has such settings; those that differ from these defaults stand in its own class.
+    """
+
+    embedding_rate: float = 1.0  # the embeddings' learning rate, as a multiple of learning_rate
+    schedule: str = "cosine"  # or "wsd": warm-up, stable, decay
+    warmup_steps: int = 10
+    decay_fraction: float = 0.3  # of the steps, for "wsd"
+    final_fraction: float = 0.0  # the last learning rate, as a fraction of learning_rate
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip: float = 1.0  # of the gradient's norm
+
+
 @dataclass(frozen=True)
-class BaseModelSettings:
+class BaseModelSettings(OptimizerSettings):
     """Week 5. The shape of the Llama-config model and its training run."""
 
     hidden_size: int
@@ -56,17 +74,8 @@ class BaseModelSettings:
     rope_theta: float = 10_000.0
     init_std: float = 0.02
     zero_residual: bool = True  # what each block adds starts at zero, so that the first gradients reach every layer alike
-    optimizer: str = "adamw"  # or "muon"
-    muon_iterations: int = 5  # of Newton-Schulz, a step
-    embedding_rate: float = 1.0  # the embeddings' learning rate, as a multiple of learning_rate
-    schedule: str = "cosine"  # or "wsd": warm-up, stable, decay
-    warmup_steps: int = 50
-    decay_fraction: float = 0.3  # of the steps, for "wsd"
-    final_fraction: float = 0.0  # the last learning rate, as a fraction of learning_rate
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    clip: float = 1.0
+    optimizer: str = "adamw"
+    muon_iterations: int = 5
     accumulation: int = 1  # parts that a batch is computed in
     evaluate_every: int = 100
     checkpoint_every: int = 200
@@ -77,10 +86,13 @@ class BaseModelSettings:
     dtype: str = "float32"  # "bfloat16": autocast; "auto": bfloat16 where this machine multiplies matrices faster in it
     matmul_precision: str = "highest"  # "medium": bf16 inside matrix products where the processor has them
     compile: bool = False  # torch.compile, where there is a C++ compiler
+    _: KW_ONLY
+    warmup_steps: int = 50
+    weight_decay: float = 0.1
 
 
 @dataclass(frozen=True)
-class ComparisonSettings:
+class ComparisonSettings(OptimizerSettings):
     """Week 4. The budget that every architecture gets, the lengths at which their costs are measured, and the long stream."""
 
     parameters: int  # of each model, embeddings included
@@ -96,15 +108,6 @@ class ComparisonSettings:
     streams: int = 4
     optimizer: str = "muon"
     muon_iterations: int = 5
-    embedding_rate: float = 1.0
-    schedule: str = "wsd"
-    warmup_steps: int = 10
-    decay_fraction: float = 0.9
-    final_fraction: float = 0.0
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    clip: float = 1.0
     accumulation: int = 1
     evaluate_every: int = 50
     checkpoint_every: int = 1_000
@@ -113,6 +116,10 @@ class ComparisonSettings:
     dtype: str = "float32"
     matmul_precision: str = "highest"
     compile: bool = False
+    _: KW_ONLY
+    schedule: str = "wsd"
+    decay_fraction: float = 0.9
+    weight_decay: float = 0.1
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from random import Random
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from workshop_lib import WorkshopError
+from workshop_lib import WorkshopError, display
+from workshop_lib.alignment import answer_log_probs
 from workshop_lib.architectures.transformer import Transformer
 from workshop_lib.objectives import (
     bradley_terry_loss,
@@ -34,13 +34,13 @@ from workshop_lib.objectives import (
     judged,
     kl_estimates,
     leave_one_out_advantages,
-    masked_log_probs,
     masked_mean,
     penalised_rewards,
     ppo_policy_loss,
 )
-from workshop_lib.optimization import clip_by_global_norm, cosine_with_warmup, optimizers, set_learning_rate
+from workshop_lib.optimization import optimizers, schedule, take_step
 from workshop_lib.preferences import EncodedPair, pair_batch
+from workshop_lib.profile import OptimizerSettings
 from workshop_lib.rollouts import Rollouts, rollouts
 
 # Numbers of the prompts, one an answer, and the answers -> their scores (answers,).
@@ -49,36 +49,27 @@ METHODS = ("ppo", "rloo", "grpo")
 
 
 @dataclass(frozen=True)
-class Optimisation:
-    """What `optimizers` reads, and how many steps of which size."""
+class RewardModelSettings(OptimizerSettings):
+    """How long and how fast `train_reward_model` learns; `batch_size` counts pairs."""
 
-    steps: int
-    learning_rate: float
-    warmup_steps: int = 5
-    optimizer: str = "adamw"  # or "muon"
-    embedding_rate: float = 1.0
-    muon_iterations: int = 5
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.95
-    clip: float = 1.0  # of the gradient's norm
-
-
-@dataclass(frozen=True)
-class RewardModelSettings(Optimisation):
     steps: int = 80
-    batch_size: int = 24  # pairs
     learning_rate: float = 3e-3
+    batch_size: int = 24
     optimizer: str = "muon"
+    muon_iterations: int = 5
+    _: KW_ONLY
+    warmup_steps: int = 5
 
 
 @dataclass(frozen=True)
-class ReinforcementSettings(Optimisation):
+class ReinforcementSettings(OptimizerSettings):
     """`method`: ppo, rloo or grpo. `beta` is the price of a nat of distance from the reference."""
 
-    method: str = "ppo"
     steps: int = 20
     learning_rate: float = 3e-4
+    method: str = "ppo"
+    optimizer: str = "adamw"
+    muon_iterations: int = 5
     batch_size: int = 64  # answers a step
     group: int = 1  # answers to one prompt; two or more for rloo and grpo
     epochs: int = 2  # passes over the answers of a step
@@ -89,6 +80,9 @@ class ReinforcementSettings(Optimisation):
     discount: float = 1.0  # ppo
     lam: float = 0.95  # ppo
     critic_rate: float = 1e-3  # ppo
+    _: KW_ONLY
+    warmup_steps: int = 5
+    final_fraction: float = 0.1
 
 
 # ---------------------------------------------------------------------------------------------- reward model
@@ -128,11 +122,11 @@ def train_reward_model(
         raise WorkshopError(f"선호 쌍이 {len(pairs)}개뿐이라 batch_size {settings.batch_size}를 채우지 못한다. 쌍을 늘린다.")
     scorer, history = Scorer(policy, seed), []
     steppers, order = optimizers(scorer, settings), _order(len(pairs), settings.batch_size, seed)
-    for step in tqdm(range(settings.steps), desc="보상 모델", leave=False):
+    for step in display.progress(range(settings.steps), desc="보상 모델"):
         chosen, rejected = _scores(scorer, [pairs[number] for number in next(order)], pad)
         loss = bradley_terry_loss(chosen, rejected)
         loss.backward()
-        _update(scorer, steppers, settings, cosine_with_warmup(step, settings.steps, settings.learning_rate, settings.warmup_steps))
+        take_step(scorer, steppers, settings.clip, schedule(step, settings))
         history.append({"step": step + 1, "loss": float(loss.detach()), "accuracy": float((chosen > rejected).float().mean())})
     return scorer.eval(), history
 
@@ -202,7 +196,7 @@ def reinforce(
     steppers = optimizers(policy, settings)
     valuers = [torch.optim.AdamW(critic.parameters(), settings.critic_rate, weight_decay=0.0)] if critic is not None else []
     group, order, history = settings.group, _order(len(prompts), settings.batch_size // settings.group, seed), []
-    for step in tqdm(range(settings.steps), desc=settings.method.upper(), leave=False):
+    for step in display.progress(range(settings.steps), desc=settings.method.upper()):
         asked = next(order)
         drawn = rollouts(
             policy, [prompts[number] for number in asked], stops, group, settings.max_new_tokens, seed=seed * 100_003 + step, pad=pad
@@ -211,23 +205,22 @@ def reinforce(
         scores = reward([number for number in asked for _ in range(group)], drawn)
         paid = scores - settings.missing_end * ~drawn.ended
         with torch.no_grad():
-            _, anchor = masked_log_probs(reference(ids), ids, drawn.mask)
+            anchor = answer_log_probs(reference, ids, drawn.mask)
             values = critic(ids)[:, :-1].masked_fill(~counted, 0.0) if critic is not None else None
         advantages = _advantages(settings, paid, old, anchor, counted, values)
-        rate = cosine_with_warmup(step, settings.steps, settings.learning_rate, settings.warmup_steps, settings.learning_rate / 10)
         for _ in range(settings.epochs):
-            _, new = masked_log_probs(policy(ids), ids, drawn.mask)
+            new = answer_log_probs(policy, ids, drawn.mask)
             if settings.method == "grpo":
                 loss = grpo_loss(new, old, advantages[:, 0], counted, settings.ratio_clip, anchor, settings.beta, unbiased_kl=True)
             else:
                 weights = standardised(advantages, counted) if settings.method == "ppo" else advantages
                 loss = ppo_policy_loss(new, old, weights, settings.ratio_clip, counted)
             loss.backward()
-            _update(policy, steppers, settings, rate)
+            take_step(policy, steppers, settings.clip, schedule(step, settings))
             if critic is not None:
                 value_loss = masked_mean((critic(ids)[:, :-1] - (advantages + values)) ** 2, counted) / 2
                 value_loss.backward()
-                _update(critic, valuers, settings)
+                take_step(critic, valuers, settings.clip)
         _, _, k3 = kl_estimates(old, anchor)
         beyond = ((new.detach() - old).exp() - 1).abs() > settings.ratio_clip
         row = {"step": step + 1, "reward": float(scores.mean()), "kl": float(k3.sum(-1).mean())}
@@ -270,21 +263,9 @@ def _check(settings: ReinforcementSettings, critic: Scorer | None, prompts: int)
         raise WorkshopError(f"프롬프트가 {prompts}개뿐이라 한 번에 {settings.batch_size // settings.group}개를 뽑을 수 없다.")
 
 
-# ---------------------------------------------------------------------------------------------- shared
-
-
 def _order(rows: int, batch: int, seed: int) -> Iterator[list[int]]:
     """Numbers of the rows of each batch, shuffled anew for every pass; what does not fill a batch is left for another pass."""
     rng = Random(seed)
     while True:
         shuffled = rng.sample(range(rows), rows)
         yield from (shuffled[start : start + batch] for start in range(0, rows - batch + 1, batch))
-
-
-def _update(network: nn.Module, steppers: Sequence[torch.optim.Optimizer], settings: Optimisation, rate: float | None = None) -> None:
-    clip_by_global_norm([p.grad for p in network.parameters() if p.grad is not None], settings.clip)
-    if rate is not None:
-        set_learning_rate(steppers, rate)
-    for stepper in steppers:
-        stepper.step()
-        stepper.zero_grad(set_to_none=True)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from workshop_lib import WorkshopError
-from workshop_lib.optimization import clip_by_global_norm, optimizers, set_learning_rate
+from workshop_lib.optimization import optimizers, take_step
 from workshop_lib.packing import Batches, Validation
 from workshop_lib.pretraining import evaluate, train
 
@@ -108,14 +108,10 @@ def range_test(
     device, rows = next(model.parameters()).device, []
     for step in range(steps):
         rate = low * (high / low) ** (step / max(steps - 1, 1))
-        set_learning_rate(steppers, rate)
         inputs, targets = (torch.from_numpy(x).to(device) for x in batches.batch(step))
         loss = model(inputs, targets)
         loss.backward()
-        clip_by_global_norm([p.grad for p in model.parameters()], settings.clip)
-        for stepper in steppers:
-            stepper.step()
-            stepper.zero_grad(set_to_none=True)
+        take_step(model, steppers, settings.clip, rate)
         rows.append({"rate": rate, "loss": float(loss.detach())})
         if not rows[-1]["loss"] < 1.5 * min(row["loss"] for row in rows):
             break
