@@ -85,6 +85,13 @@ class _Stopped(BaseException):
     """Raised inside the student's thread when its time is up (not an Exception, so `except Exception` lets it by)."""
 
 
+def normal(*shape: int, seed: int = 0):
+    """A tensor of standard normal numbers, the same at every call: for cases."""
+    import torch
+
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
 def checker(week: int, exercises: Iterable[Exercise]) -> Callable[[Callable], Callable]:
     """The `check` function of a week: prints the verdict and returns a function to go on with."""
     by_name = {exercise.name: exercise for exercise in exercises}

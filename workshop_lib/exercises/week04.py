@@ -12,11 +12,7 @@ from workshop_lib.architectures.mamba import selective_scan_step
 from workshop_lib.architectures.mamba2 import decay_matrix
 from workshop_lib.architectures.moe import balance, route
 from workshop_lib.architectures.rwkv import state_step
-from workshop_lib.exercises import Exercise, Mistake, checker
-
-
-def _normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from workshop_lib.exercises import Exercise, Mistake, checker, normal
 
 
 def _shares(*shape: int, seed: int = 0) -> Tensor:
@@ -31,12 +27,12 @@ def _causal(time: int) -> Tensor:
 
 
 def _attention_cases():
-    q, k, v = (_normal(2, 2, 4, 8, seed=s) for s in (1, 2, 3))
+    q, k, v = (normal(2, 2, 4, 8, seed=s) for s in (1, 2, 3))
     return [
         (q, k, v),
         (q.clone(), k.clone(), v.clone(), _causal(4)),
-        (3 * _normal(1, 1, 3, 4, seed=4), _normal(1, 1, 3, 4, seed=5), _normal(1, 1, 3, 4, seed=6), _causal(3)),
-        (_normal(1, 2, 1, 4, seed=7), _normal(1, 2, 5, 4, seed=8), _normal(1, 2, 5, 4, seed=9)),
+        (3 * normal(1, 1, 3, 4, seed=4), normal(1, 1, 3, 4, seed=5), normal(1, 1, 3, 4, seed=6), _causal(3)),
+        (normal(1, 2, 1, 4, seed=7), normal(1, 2, 5, 4, seed=8), normal(1, 2, 5, 4, seed=9)),
     ]
 
 
@@ -60,8 +56,8 @@ def _attention(scale=lambda head: head**-0.5, axis=-1, mask_scores=lambda scores
 def _rotate_cases():
     return [
         (torch.tensor([[[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]]]), torch.arange(3), 10_000.0),
-        (_normal(2, 2, 4, 8, seed=1), torch.arange(4), 10_000.0),
-        (_normal(1, 1, 2, 4, seed=2), torch.tensor([7, 100]), 500.0),
+        (normal(2, 2, 4, 8, seed=1), torch.arange(4), 10_000.0),
+        (normal(1, 1, 2, 4, seed=2), torch.tensor([7, 100]), 500.0),
     ]
 
 
@@ -95,10 +91,10 @@ def _rotate_same_angle(x, positions, theta):
 
 def _cache_cases():
     def token(seed):
-        return tuple(_normal(2, 2, 1, 4, seed=seed + i) for i in range(3))
+        return tuple(normal(2, 2, 1, 4, seed=seed + i) for i in range(3))
 
-    old = tuple(_normal(2, 2, 3, 4, seed=s) for s in (20, 21))
-    return [(*token(1), None), (*token(5), old), (*token(9), (_normal(2, 2, 1, 4, seed=30), _normal(2, 2, 1, 4, seed=31)))]
+    old = tuple(normal(2, 2, 3, 4, seed=s) for s in (20, 21))
+    return [(*token(1), None), (*token(5), old), (*token(9), (normal(2, 2, 1, 4, seed=30), normal(2, 2, 1, 4, seed=31)))]
 
 
 def _step_without_itself(q, k, v, cache):
@@ -226,8 +222,8 @@ def _route_cases():
     return [
         (torch.tensor([[0.9, 0.5, 0.4, 0.1]]), torch.zeros(4), 2, 1.0),
         (torch.tensor([[0.9, 0.5, 0.4, 0.1], [0.2, 0.3, 0.8, 0.7]]), torch.tensor([-0.6, 0.0, 0.2, 0.5]), 2, 1.0),
-        (_normal(5, 6, seed=1).sigmoid(), 0.3 * _normal(6, seed=2), 3, 2.5),
-        (_normal(3, 4, seed=3).sigmoid(), torch.zeros(4), 1, 1.5),
+        (normal(5, 6, seed=1).sigmoid(), 0.3 * normal(6, seed=2), 3, 2.5),
+        (normal(3, 4, seed=3).sigmoid(), torch.zeros(4), 1, 1.5),
     ]
 
 

@@ -8,17 +8,12 @@ import numpy as np
 import torch
 
 from workshop_lib.architectures.transformer import next_token_probabilities
-from workshop_lib.exercises import Exercise, Kw, Mistake, checker
+from workshop_lib.exercises import Exercise, Kw, Mistake, checker, normal
 from workshop_lib.ngram import bits_per_char
 from workshop_lib.optimization import adamw_step, clip_by_global_norm, cosine_with_warmup, decay_groups
 from workshop_lib.packing import pack_documents
 from workshop_lib.pretraining import next_token_loss
 from workshop_lib.throughput import model_flops_utilization
-
-
-def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
 
 # ---------------------------------------------------------------------------------------------- pack_documents
 
@@ -65,8 +60,8 @@ def _pack_padded(documents, bos, eos, window):
 
 def _loss_cases():
     return [
-        (_normal(2, 4, 5, seed=1), torch.tensor([[0, 1, 2, 3], [4, 4, 0, 1]])),
-        (3 * _normal(1, 3, 7, seed=2), torch.tensor([[6, 0, 5]])),
+        (normal(2, 4, 5, seed=1), torch.tensor([[0, 1, 2, 3], [4, 4, 0, 1]])),
+        (3 * normal(1, 3, 7, seed=2), torch.tensor([[6, 0, 5]])),
     ]
 
 
@@ -96,9 +91,9 @@ def _loss_over_time(logits, ids):
 def _adamw_cases():
     zero = torch.zeros(4)
     return [
-        (_normal(4, seed=1), _normal(4, seed=2), zero.clone(), zero.clone(), 1, 0.1),
-        (_normal(4, seed=3), _normal(4, seed=4), 0.1 * _normal(4, seed=5), _normal(4, seed=6) ** 2, 7, 0.05),
-        (_normal(4, seed=7), 1e-6 * _normal(4, seed=8), zero.clone(), zero.clone(), 2, 0.1, Kw(weight_decay=0.0)),
+        (normal(4, seed=1), normal(4, seed=2), zero.clone(), zero.clone(), 1, 0.1),
+        (normal(4, seed=3), normal(4, seed=4), 0.1 * normal(4, seed=5), normal(4, seed=6) ** 2, 7, 0.05),
+        (normal(4, seed=7), 1e-6 * normal(4, seed=8), zero.clone(), zero.clone(), 2, 0.1, Kw(weight_decay=0.0)),
     ]
 
 
@@ -160,9 +155,9 @@ def _cosine_whole_turn(step, steps, peak, warmup, floor=0.0):
 
 def _decay_cases():
     return [
-        ([("embed_tokens.weight", _normal(4, 2)), ("norm.weight", torch.ones(2)), ("q_proj.weight", _normal(2, 2, seed=1))], 0.1),
-        ([("fc.weight", _normal(3, 2, seed=2)), ("fc.bias", torch.zeros(3)), ("input_layernorm.weight", torch.ones(2))], 0.01),
-        ([("conv.weight", _normal(2, 1, 3, seed=3)), ("scale", torch.ones(1))], 0.1),
+        ([("embed_tokens.weight", normal(4, 2)), ("norm.weight", torch.ones(2)), ("q_proj.weight", normal(2, 2, seed=1))], 0.1),
+        ([("fc.weight", normal(3, 2, seed=2)), ("fc.bias", torch.zeros(3)), ("input_layernorm.weight", torch.ones(2))], 0.01),
+        ([("conv.weight", normal(2, 1, 3, seed=3)), ("scale", torch.ones(1))], 0.1),
     ]
 
 
@@ -194,7 +189,7 @@ def _clip_cases():
     return [
         ([torch.tensor([3.0, 4.0]), torch.tensor([12.0])], 1.0),
         ([torch.tensor([0.3]), torch.tensor([[0.4]])], 1.0),
-        ([_normal(3, 2), 5 * _normal(4, seed=1), torch.zeros(2)], 2.0),
+        ([normal(3, 2), 5 * normal(4, seed=1), torch.zeros(2)], 2.0),
     ]
 
 

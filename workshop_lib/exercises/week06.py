@@ -8,14 +8,9 @@ from statistics import NormalDist
 import torch
 
 from workshop_lib.belief import wilson_interval
-from workshop_lib.exercises import Exercise, Kw, Mistake, checker
+from workshop_lib.exercises import Exercise, Kw, Mistake, checker, normal
 from workshop_lib.finetuning import collate, pool_last
 from workshop_lib.lora import dora_weight, inverse_haar, lora_forward, lora_parameters, merge_lora
-
-
-def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
 
 # ---------------------------------------------------------------------------------------------- wilson_interval
 
@@ -85,10 +80,10 @@ def _collate_pad_is_zero(rows, pad):
 
 def _pool_cases():
     return [
-        (_normal(2, 4, 3, seed=1), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])),
-        (_normal(3, 5, 2, seed=2), torch.tensor([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 0]])),
-        (_normal(2, 4, 2, seed=3), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])),
-        (_normal(2, 5, 2, seed=4), torch.tensor([[0, 1, 1, 1, 0], [0, 0, 1, 0, 0]])),
+        (normal(2, 4, 3, seed=1), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])),
+        (normal(3, 5, 2, seed=2), torch.tensor([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 0]])),
+        (normal(2, 4, 2, seed=3), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])),
+        (normal(2, 5, 2, seed=4), torch.tensor([[0, 1, 1, 1, 0], [0, 0, 1, 0, 0]])),
     ]
 
 
@@ -148,9 +143,9 @@ def _parameters_middle(shapes, rank):
 
 def _lora_cases():
     return [
-        (_normal(2, 3, 4, seed=1), _normal(4, 4, seed=2), _normal(2, 4, seed=3), _normal(4, 2, seed=4), 16.0),
-        (_normal(5, 6, seed=5), _normal(3, 6, seed=6), _normal(4, 6, seed=7), _normal(3, 4, seed=8), 4.0),
-        (_normal(5, 6, seed=5), _normal(3, 6, seed=6), _normal(1, 6, seed=9), torch.zeros(3, 1), 8.0),
+        (normal(2, 3, 4, seed=1), normal(4, 4, seed=2), normal(2, 4, seed=3), normal(4, 2, seed=4), 16.0),
+        (normal(5, 6, seed=5), normal(3, 6, seed=6), normal(4, 6, seed=7), normal(3, 4, seed=8), 4.0),
+        (normal(5, 6, seed=5), normal(3, 6, seed=6), normal(1, 6, seed=9), torch.zeros(3, 1), 8.0),
     ]
 
 
@@ -190,9 +185,9 @@ def _merge_transposed(weight, A, B, alpha):
 
 def _dora_cases():
     return [
-        (_normal(4, 4, seed=1), _normal(2, 4, seed=2), _normal(4, 2, seed=3), 4.0, _normal(4, seed=4).abs() + 1),
-        (_normal(3, 6, seed=5), _normal(1, 6, seed=6), torch.zeros(3, 1), 8.0, torch.tensor([1.0, 2.0, 3.0])),
-        (_normal(3, 5, seed=7), _normal(2, 5, seed=8), _normal(3, 2, seed=9), 2.0, torch.ones(3)),
+        (normal(4, 4, seed=1), normal(2, 4, seed=2), normal(4, 2, seed=3), 4.0, normal(4, seed=4).abs() + 1),
+        (normal(3, 6, seed=5), normal(1, 6, seed=6), torch.zeros(3, 1), 8.0, torch.tensor([1.0, 2.0, 3.0])),
+        (normal(3, 5, seed=7), normal(2, 5, seed=8), normal(3, 2, seed=9), 2.0, torch.ones(3)),
     ]
 
 
@@ -229,7 +224,7 @@ def _dora_unit(weight, A, B, alpha, magnitude):
 def _haar_cases():
     single = torch.zeros(4, 4)
     single[0, 3] = 2.0
-    return [(torch.tensor([[4.0, 2.0], [1.0, 0.5]]),), (single,), (_normal(4, 6, seed=1),), (_normal(8, 2, seed=2),)]
+    return [(torch.tensor([[4.0, 2.0], [1.0, 0.5]]),), (single,), (normal(4, 6, seed=1),), (normal(8, 2, seed=2),)]
 
 
 def _haar(divisor=2.0, swapped=False, both_sign=1, quarters=False):

@@ -11,15 +11,10 @@ import torch
 
 from workshop_lib.belief import McNemar, mcnemar
 from workshop_lib.decoding import beam_step, keep_top_p, penalise_repetition
-from workshop_lib.exercises import Exercise, Mistake, checker
+from workshop_lib.exercises import Exercise, Mistake, checker, normal
 from workshop_lib.likelihood import choose
 from workshop_lib.metrics.scores import chrf, f1, ngrams, units
 from workshop_lib.prompting import extract_choice, vote
-
-
-def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
 
 # ---------------------------------------------------------------------------------------------- f1
 
@@ -185,7 +180,7 @@ def _top_p_cases():
     return [
         (torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log(), 0.7),
         (torch.tensor([[0.1, 0.6, 0.05, 0.25], [0.2, 0.3, 0.4, 0.1]]).log(), 0.55),
-        (2 * _normal(3, 8, seed=4), 0.9),
+        (2 * normal(3, 8, seed=4), 0.9),
     ]
 
 
@@ -236,7 +231,7 @@ def _penalty_cases():
     return [
         (torch.tensor([[2.0, -1.0, 0.5, 3.0]]), torch.tensor([[0, 1]]), 2.0),
         (torch.tensor([[1.0, -2.0, 4.0], [-1.0, 3.0, 0.2]]), torch.tensor([[2, 2, 2], [0, 1, 0]]), 1.5),
-        (_normal(2, 6, seed=3), torch.tensor([[5], [2]]), 1.2),
+        (normal(2, 6, seed=3), torch.tensor([[5], [2]]), 1.2),
     ]
 
 
@@ -263,7 +258,7 @@ def _beam_cases():
     return [
         (torch.tensor([-1.0, -1.2]), torch.tensor([[0.5, 0.3, 0.2], [0.9, 0.05, 0.05]]).log(), 2),
         (torch.tensor([-0.1, -5.0]), torch.tensor([[0.4, 0.35, 0.15, 0.1], [0.7, 0.1, 0.1, 0.1]]).log(), 3),
-        (torch.tensor([0.0]), _normal(1, 6, seed=2).log_softmax(-1), 4),
+        (torch.tensor([0.0]), normal(1, 6, seed=2).log_softmax(-1), 4),
     ]
 
 

@@ -10,15 +10,10 @@ import torch.nn.functional as F
 from workshop_lib.architectures.attention import scaled_dot_product_attention
 from workshop_lib.calibration import gptq_column
 from workshop_lib.distillation import distillation_loss
-from workshop_lib.exercises import Exercise, Mistake, checker
+from workshop_lib.exercises import Exercise, Mistake, checker, normal
 from workshop_lib.inference import accept, cached_attention, percentile
 from workshop_lib.quantization import absmax_int8, pack_int4, quantize_groups
 from workshop_lib.thinking import remaining
-
-
-def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
 
 # ---------------------------------------------------------------------------------------------- absmax_int8
 
@@ -27,7 +22,7 @@ def _absmax_cases():
     return [
         (torch.tensor([[0.5, -2.0, 1.0, 0.26], [30.0, -4.0, 7.0, 0.0]]),),
         (torch.tensor([[-3.0, 1.0, 2.9], [0.1, 0.07, -0.02]]),),
-        (_normal(4, 16, seed=1),),
+        (normal(4, 16, seed=1),),
     ]
 
 
@@ -74,7 +69,7 @@ def _pack_halves(codes):
 def _group_cases():
     # The largest of a group is 7.5 times a power of two: exactly half a level above 7.
     rows = torch.tensor([[7.5, -3.2, 0.4, 1.1, -0.2, 0.9375, 0.31, -0.11], [0.6, 15.0, -9.1, 4.0, 3.75, -2.2, 0.05, 1.3]])
-    return [(rows, 4, 4), (rows.clone(), 3, 8), (_normal(3, 16, seed=2).abs(), 2, 4), (_normal(4, 32, seed=3), 4, 8)]
+    return [(rows, 4, 4), (rows.clone(), 3, 8), (normal(3, 16, seed=2).abs(), 2, 4), (normal(4, 32, seed=3), 4, 8)]
 
 
 def _groups(scale=lambda blocks, bits: blocks.abs().amax(-1) / (2 ** (bits - 1) - 0.5), rounded=torch.round, clamp=True,
@@ -102,9 +97,9 @@ def _groups_columns(weight, bits=4, group=64):
 
 def _gptq_cases():
     def case(out, width, column, seed):
-        x = _normal(3 * width, width, seed=seed) + 0.5 * _normal(3 * width, 1, seed=seed + 1)
+        x = normal(3 * width, width, seed=seed) + 0.5 * normal(3 * width, 1, seed=seed + 1)
         inverse = torch.linalg.cholesky(torch.linalg.inv(x.T @ x / len(x)), upper=True)
-        weight = _normal(out, width, seed=seed + 2)
+        weight = normal(out, width, seed=seed + 2)
         return weight, inverse, column, weight[:, column].round()
 
     return [case(2, 4, 0, 10), case(3, 5, 2, 20), case(2, 6, 5, 30)]
@@ -138,8 +133,8 @@ def _gptq_only_rounds(weight, inverse, column, quantized):
 def _distillation_cases():
     return [
         (torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.5]]), torch.tensor([[1.0, 1.0, -2.0], [0.5, 1.5, 3.0]]), 2.0),
-        (_normal(2, 3, 5, seed=1), 2 * _normal(2, 3, 5, seed=2), 1.0),
-        (_normal(4, 6, seed=3), _normal(4, 6, seed=4), 3.0),
+        (normal(2, 3, 5, seed=1), 2 * normal(2, 3, 5, seed=2), 1.0),
+        (normal(4, 6, seed=3), normal(4, 6, seed=4), 3.0),
     ]
 
 
@@ -204,10 +199,10 @@ def _percentile_in_place(values, share):
 
 def _cache_cases():
     def tokens(new, seed, heads=2):
-        return tuple(_normal(2, heads, new, 4, seed=seed + i) for i in range(3))
+        return tuple(normal(2, heads, new, 4, seed=seed + i) for i in range(3))
 
     def past(length, seed, heads=2):
-        return tuple(_normal(2, heads, length, 4, seed=seed + i) for i in range(2))
+        return tuple(normal(2, heads, length, 4, seed=seed + i) for i in range(2))
 
     return [(*tokens(4, 1), None), (*tokens(1, 5), past(3, 20)), (*tokens(3, 9, 1), past(2, 30, 1))]
 
@@ -326,7 +321,7 @@ EXERCISES = [
         mistakes=(
             Mistake(_pack(low=lambda c: c[..., 1::2], high=lambda c: c[..., 0::2]), "앞의 값이 위로 갔다. 앞의 값이 아래 4비트다."),
             Mistake(_pack(first=lambda c: c), "음수의 부호 비트가 옆 값을 덮었다. 합치기 전에 `& 15`를 한다."),
-            Mistake(_pack(first=lambda c: c + 8, second=lambda c: c + 8), 
+            Mistake(_pack(first=lambda c: c + 8, second=lambda c: c + 8),
                     "8을 더해 0…15로 바꾸었다. 여기서는 2의 보수 그대로 4비트만 남긴다."),
             Mistake(_pack_halves, "앞 절반과 뒤 절반을 짝지었다. 이웃한 두 값이 한 바이트다."),
             Mistake(_pack(kind=torch.int8), "결과가 int8이다. 바이트는 부호가 없으므로 uint8로 읽는다."),
