@@ -128,14 +128,12 @@ def gptq(weight: Tensor, hessian: Tensor, bits: int = 4, group: int = 64, dampin
     """
     quantize_groups(weight[:1], bits, group)  # refuses what does not fit
     inverse = torch.linalg.cholesky(_inverse(hessian, damping), upper=True).to(weight)
-    lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     current, codes, scales = weight, [], []
     for column in range(weight.shape[1]):
         if column % group == 0:  # a group's scale is fixed when its first column is reached, from what the columns are by then
             scales.append(group_scales(current[:, column : column + group], bits))
-        code = (current[:, column] / scales[-1]).round().clamp(lowest, highest)
-        codes.append(code.to(torch.int8))
-        current = gptq_column(current, inverse, column, code * scales[-1])
+        codes.append(nearest_codes(current[:, [column]], scales[-1][:, None], bits)[:, 0])
+        current = gptq_column(current, inverse, column, codes[-1] * scales[-1])
     return torch.stack(codes, dim=1), torch.stack(scales, dim=1)
 
 

@@ -11,7 +11,6 @@ Notable choices
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -257,17 +256,13 @@ def training_settings(config: TransformerConfig, settings, rate: float) -> BaseM
     )
 
 
-def build_student(
-    teacher: Transformer, tokens: np.ndarray, validation: Validation, settings, seed: int = 0, progress: bool = False
-) -> Student:
+def build_student(teacher: Transformer, tokens: np.ndarray, validation: Validation, settings, seed: int = 0) -> Student:
     """Prune the teacher, distil it into what is left, and train a model of that shape from random weights on the same tokens.
 
     tokens: (tokens,) ids of training text. settings: `CompressionSettings`. Raises WorkshopError when the student is not smaller.
     """
-    context, rows = teacher.config.max_position_embeddings, settings.calibration_windows
-    windows = torch.from_numpy(np.asarray(tokens[: len(tokens) // context * context], dtype=np.int64).reshape(-1, context)[:rows])
-    home, device = next(teacher.parameters()).device, "cuda" if torch.cuda.is_available() else "cpu"
-    teacher = copy.deepcopy(teacher).to(device)  # the caller's stays where it is
+    context, device = teacher.config.max_position_embeddings, next(teacher.parameters()).device
+    windows = torch.from_numpy(tokens[: settings.calibration_windows * context]).view(-1, context)
     pruned = prune(teacher, windows.to(device), settings.student_layers, settings.student_intermediate)
     if pruned.num_parameters() >= teacher.num_parameters():
         raise WorkshopError("학생이 교사보다 작지 않다. student_layers나 student_intermediate를 줄인다.")
@@ -275,10 +270,11 @@ def build_student(
 
     gentle = training_settings(pruned.config, settings, settings.distil_rate)
     fresh = training_settings(pruned.config, settings, settings.scratch_rate)
-    scratch, flops = new_model(fresh, pruned.config.vocab_size, seed), 1e12  # any peak: how busy the machine is, is not asked here
+    scratch = new_model(fresh, pruned.config.vocab_size, seed).to(device)
+    options = {"progress": False, "peak": 1e12}  # any peak: how busy the machine is, is not asked here
     runs = {
-        "distilled": distil(pruned, teacher, tokens, gentle, settings.temperature, seed, validation, progress=progress, peak=flops),
-        "scratch_small": train(scratch, tokens, fresh, seed, validation, progress=progress, peak=flops),
+        "distilled": distil(pruned, teacher, tokens, gentle, settings.temperature, seed, validation, **options),
+        "scratch_small": train(scratch, tokens, fresh, seed, validation, **options),
     }
     nats |= {"distilled": document_nats(pruned, validation), "scratch_small": document_nats(scratch, validation)}
     difference, low, high = bpc_difference(nats["distilled"], nats["scratch_small"], validation)
@@ -293,7 +289,7 @@ def build_student(
     metrics |= {f"{name}_seconds": run.seconds for name, run in runs.items()}
     keys = ("step", "tokens", "loss", "val_bpc", "seconds")
     curves = [{"model": name} | {key: row[key] for key in keys} for name, run in runs.items() for row in run.history]
-    return Student(pruned.to(home), scratch.to(home), curves, nats, metrics)
+    return Student(pruned, scratch, curves, nats, metrics)
 
 
 def bpc_difference(first: np.ndarray, second: np.ndarray, validation: Validation) -> tuple[float, float, float]:

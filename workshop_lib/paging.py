@@ -93,11 +93,10 @@ def trace(conversations: Iterable[Sequence[dict]], length: Callable[[str], int],
 
 @dataclass
 class Usage:
-    """What a simulation saw. Rows, one a step: running and waiting requests, slots held and slots used."""
+    """What a simulation saw. Lists with an item a step: running requests, slots held and slots used; `waits` has one a request."""
 
     block_size: int
     running: list[int] = field(default_factory=list)
-    waiting: list[int] = field(default_factory=list)
     held: list[int] = field(default_factory=list)
     used: list[int] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)  # of each request: steps from its arrival to its last token
@@ -149,8 +148,9 @@ def simulate(requests: Sequence[Request], slots: int, block_size: int) -> Usage:
                 usage.preempted += 1
             if number in running:
                 running[number] = replace(running[number], answer=running[number].answer - 1)
-        for column, value in (("running", len(running)), ("waiting", len(queue)), ("held", table.slots_held), ("used", table.slots_used)):
-            getattr(usage, column).append(value)
+        usage.running.append(len(running))
+        usage.held.append(table.slots_held)
+        usage.used.append(table.slots_used)
         step += 1
         for number in [number for number, request in running.items() if not request.answer]:
             table.release(number)

@@ -22,7 +22,15 @@ from torch import Tensor, nn
 
 from workshop_lib import WorkshopError
 from workshop_lib.calibration import Statistics, awq_clip, awq_scales, gptq, linear_layers
-from workshop_lib.quantization import absmax_int8, nf4_pairs, nf4_quantize, pack_bits, quantize_groups, unpack_bits
+from workshop_lib.quantization import (
+    absmax_int8,
+    dequantize_groups,
+    nf4_dequantize,
+    nf4_quantize,
+    pack_bits,
+    quantize_groups,
+    unpack_bits,
+)
 
 WEIGHTS = "quantized.safetensors"  # in a model.safetensors transformers would miss the names it knows and invent the weights
 METHODS = {"absmax": "절댓값 최대", "round": "반올림", "gptq": "GPTQ", "awq": "AWQ", "nf4": "NF4"}
@@ -42,17 +50,15 @@ class Codes:
     def weight(self) -> Tensor:
         """The weight that the codes stand for: float32 (out, in)."""
         if self.normal:
-            values = F.embedding(self.packed.int(), nf4_pairs().to(self.packed.device)).flatten(1)
-        else:
-            values = unpack_bits(self.packed, self.bits).float()
-        weight = (values.unflatten(1, (self.scales.shape[1], -1)) * self.scales.float().unsqueeze(-1)).flatten(1)
+            return nf4_dequantize(self.packed.flatten(), self.scales.float().flatten()).view(len(self.packed), -1)
+        weight = dequantize_groups(unpack_bits(self.packed, self.bits), self.scales.float())
         return weight if self.inputs is None else weight / self.inputs.float()
 
 
 def quantize_weight(
     weight: Tensor, method: str = "round", bits: int = 4, group: int | None = 64, statistics: Statistics | None = None,
 ) -> Codes:
-    """A weight (out, in) by one of METHODS. group: weights that share a scale; 0: a row; None: the whole tensor.
+    """A weight (out, in) by one of METHODS. group: weights that share a scale; 0: a row; None: the whole tensor ("round" only).
 
     "absmax" is 8 bits with a scale a row, "nf4" 4 bits with blocks of 64. Raises WorkshopError for an unknown method, or when "gptq"
     or "awq" gets no statistics.
@@ -63,18 +69,14 @@ def quantize_weight(
         raise WorkshopError(f"{METHODS[method]}에는 보정 통계가 있어야 한다. calibration.collect로 먼저 모은다.")
     weight = weight.detach().float()
     out, width = weight.shape
-    inputs, normal = None, False
-    if method == "absmax":
-        bits = 8
-        codes, scales = absmax_int8(weight)
-    elif method == "nf4":
-        packed, absmax = nf4_quantize(weight, 64)
+    if method == "nf4":
         if width % 64:
             raise WorkshopError(f"입력 너비 {width}은(는) 64의 배수가 아니라 NF4의 묶음이 줄을 넘어간다. 64의 배수로 맞춘다.")
+        packed, absmax = nf4_quantize(weight, 64)
         return Codes(packed.view(out, -1), absmax.view(out, -1).half(), None, 4, normal=True)
-    elif group is None:
-        codes, scales = quantize_groups(weight.reshape(1, -1), bits, weight.numel())
-        codes = codes.view(out, width)
+    inputs = None
+    if method == "absmax":
+        bits, (codes, scales) = 8, absmax_int8(weight)
     elif method == "gptq":
         codes, scales = gptq(weight, statistics.hessian.to(weight.device), bits, group or width)
     elif method == "awq":
@@ -82,9 +84,12 @@ def quantize_weight(
         inputs = awq_scales(weight, mean, hessian, bits, group or width).half()
         s = inputs.float()
         codes, scales = awq_clip(weight * s, hessian / s / s[:, None], bits, group or width)
+    elif group is None:
+        codes, scales = quantize_groups(weight.reshape(1, -1), bits, weight.numel())
+        codes = codes.view(out, width)
     else:
         codes, scales = quantize_groups(weight, bits, group or width)
-    return Codes(pack_bits(codes, bits), scales.half(), inputs, bits, normal)
+    return Codes(pack_bits(codes, bits), scales.half(), inputs, bits)
 
 
 class QuantizedLinear(nn.Module):
