@@ -546,7 +546,13 @@ def test_the_block_ends_the_server_also_when_it_raises(folder):
 
 
 def test_the_server_ends_with_its_parent_even_a_killed_one(folder):
-    script = f"import time; from workshop_lib import local_server as w; s = w.start({str(folder)!r}); print(s.pid, flush=True); time.sleep(600)"
+    script = f"""
+import time
+from workshop_lib import local_server
+server = local_server.start({str(folder)!r})
+print(server.pid, flush=True)
+time.sleep(600)
+"""
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     pid = int(parent.stdout.readline())
     assert not gone(pid)

@@ -112,6 +112,7 @@ def has_cuda_kernels(x: Tensor) -> bool:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision widened to float32; float32 and float64 as they are. A long sum in half precision drifts."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 

@@ -111,6 +111,7 @@ def floor_name(room: str) -> str:
 
 
 def both(polite: str | tuple, casual: str | tuple) -> dict:
+    """The same thing said in both registers, as `Turn.ask` (several phrasings) and `Turn.answer` (one) hold it."""
     return {"polite": polite, "casual": casual}
 
 
