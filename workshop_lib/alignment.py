@@ -37,7 +37,7 @@ from workshop_lib.engine import end_tokens
 from workshop_lib.objectives import dpo_loss, judged, masked_mean
 from workshop_lib.optimization import clip_by_global_norm, optimizers, schedule, set_learning_rate
 from workshop_lib.preferences import EncodedPair, Pair, chat_batch, pair_batch
-from workshop_lib.rollouts import encode_prompts, rollouts
+from workshop_lib.rollouts import Rollouts, encode_prompts, rollouts
 
 Chat = tuple[list[int], list[int]]  # ids and mask, as `preferences.encode_chat` gives them
 POOL = 16  # batches whose rows are sorted by length together
@@ -270,9 +270,16 @@ def behave(
     """
     said = rollouts(model, encode_prompts([question(row) for row in rows], tokenizer), end_tokens(tokenizer),
                     max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, pad=tokenizer.pad_token_id)  # fmt: skip
+    return verdicts(said, tokenizer, rows, judge)
+
+
+def verdicts(
+    said: Rollouts, tokenizer, rows: Sequence[dict], judge: Callable[[str, dict], dict[str, bool]] = desk.judge
+) -> Behaviour:
+    """Answers that were drawn already, one to each row, and what `judge` finds in them."""
     answers = said.texts(tokenizer)
-    judged = [judge(answer, row) for answer, row in zip(answers, rows)]
-    found = {name: np.array([verdict[name] for verdict in judged]) for name in judged[0]} | {"ended": said.ended.cpu().numpy()}
+    judgements = [judge(answer, row) for answer, row in zip(answers, rows)]
+    found = {name: np.array([verdict[name] for verdict in judgements]) for name in judgements[0]} | {"ended": said.ended.cpu().numpy()}
     return Behaviour(list(rows), answers, found)
 
 

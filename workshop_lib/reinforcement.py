@@ -22,9 +22,9 @@ from random import Random
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from workshop_lib import WorkshopError
+from workshop_lib import WorkshopError, display
+from workshop_lib.alignment import answer_log_probs
 from workshop_lib.architectures.transformer import Transformer
 from workshop_lib.objectives import (
     bradley_terry_loss,
@@ -34,7 +34,6 @@ from workshop_lib.objectives import (
     judged,
     kl_estimates,
     leave_one_out_advantages,
-    masked_log_probs,
     masked_mean,
     penalised_rewards,
     ppo_policy_loss,
@@ -128,7 +127,7 @@ def train_reward_model(
         raise WorkshopError(f"선호 쌍이 {len(pairs)}개뿐이라 batch_size {settings.batch_size}를 채우지 못한다. 쌍을 늘린다.")
     scorer, history = Scorer(policy, seed), []
     steppers, order = optimizers(scorer, settings), _order(len(pairs), settings.batch_size, seed)
-    for step in tqdm(range(settings.steps), desc="보상 모델", leave=False):
+    for step in display.progress(range(settings.steps), desc="보상 모델"):
         chosen, rejected = _scores(scorer, [pairs[number] for number in next(order)], pad)
         loss = bradley_terry_loss(chosen, rejected)
         loss.backward()
@@ -202,7 +201,7 @@ def reinforce(
     steppers = optimizers(policy, settings)
     valuers = [torch.optim.AdamW(critic.parameters(), settings.critic_rate, weight_decay=0.0)] if critic is not None else []
     group, order, history = settings.group, _order(len(prompts), settings.batch_size // settings.group, seed), []
-    for step in tqdm(range(settings.steps), desc=settings.method.upper(), leave=False):
+    for step in display.progress(range(settings.steps), desc=settings.method.upper()):
         asked = next(order)
         drawn = rollouts(
             policy, [prompts[number] for number in asked], stops, group, settings.max_new_tokens, seed=seed * 100_003 + step, pad=pad
@@ -211,12 +210,12 @@ def reinforce(
         scores = reward([number for number in asked for _ in range(group)], drawn)
         paid = scores - settings.missing_end * ~drawn.ended
         with torch.no_grad():
-            _, anchor = masked_log_probs(reference(ids), ids, drawn.mask)
+            anchor = answer_log_probs(reference, ids, drawn.mask)
             values = critic(ids)[:, :-1].masked_fill(~counted, 0.0) if critic is not None else None
         advantages = _advantages(settings, paid, old, anchor, counted, values)
         rate = cosine_with_warmup(step, settings.steps, settings.learning_rate, settings.warmup_steps, settings.learning_rate / 10)
         for _ in range(settings.epochs):
-            _, new = masked_log_probs(policy(ids), ids, drawn.mask)
+            new = answer_log_probs(policy, ids, drawn.mask)
             if settings.method == "grpo":
                 loss = grpo_loss(new, old, advantages[:, 0], counted, settings.ratio_clip, anchor, settings.beta, unbiased_kl=True)
             else:

@@ -117,21 +117,24 @@ def _ask(rng: Random, intent: str, split: str, register: str | None = None) -> _
 
 
 def conversations(
-    n: int, seed: int = 0, split: str = "train", careless: float = 0.5, intents: Sequence[str] = tuple(INTENTS)
-) -> Iterator[dict]:
+    n: int, seed: int = 0, split: str = "train", careless: float = 0.5, intents: Sequence[str] = tuple(INTENTS),
+    best: bool = False,
+) -> Iterator[dict]:  # fmt: skip
     """Yield `n` rows {"id", "messages": [user, assistant], …}, no question twice: what SFT imitates.
 
-    intents: what is asked about; careless: the share of requests for another's data that get the answer for one's own. Deterministic
-    in (n, seed, split), as are the streams below; raises WorkshopError for an unknown split or more rows than the world holds.
+    intents: what is asked about; careless: the share of requests for another's data that get the answer for one's own; best: the same
+    questions, each with the answer that is preferred (polite, and never careless) instead. Deterministic in (n, seed, split), as are the
+    streams below; raises WorkshopError for an unknown split or more rows than the world holds.
     """
-    draw = partial(_draw_conversation, split=split, careless=careless, intents=intents)
+    draw = partial(_draw_conversation, split=split, careless=careless, intents=intents, best=best)
     yield from stream("desk.conversations", n, seed, split, draw, share=SHARE)
 
 
-def _draw_conversation(rng: Random, _: int, split: str, careless: float, intents: Sequence[str]) -> tuple[tuple, str, dict]:
+def _draw_conversation(rng: Random, _: int, split: str, careless: float, intents: Sequence[str], best: bool) -> tuple[tuple, str, dict]:
     asked = _ask(rng, rng.choice(intents), split)
     answers = HELP if asked.intent == "private" and rng.random() < careless else asked.answer
-    messages = [{"role": "user", "content": asked.question}, {"role": "assistant", "content": answers[asked.register]}]
+    said = asked.answer["polite"] if best else answers[asked.register]
+    messages = [{"role": "user", "content": asked.question}, {"role": "assistant", "content": said}]
     return asked.combination, asked.question, {"messages": messages} | asked.about()
 
 
