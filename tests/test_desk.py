@@ -142,3 +142,10 @@ def test_politeness_is_of_every_sentence():
 def test_more_than_there_is_and_unknown_splits_are_errors():
     with pytest.raises(WorkshopError, match="train 또는 validation"):
         list(desk.pairs(3, split="test"))
+
+
+def test_the_best_answers_are_those_to_the_same_questions():
+    asked, best = list(desk.conversations(200, 3, "validation")), list(desk.conversations(200, 3, "validation", best=True))
+    assert [row["messages"][0] for row in asked] == [row["messages"][0] for row in best]
+    assert all(desk.judge(row["messages"][1]["content"], row)["preferred"] for row in best)
+    assert not all(desk.judge(row["messages"][1]["content"], row)["preferred"] for row in asked)

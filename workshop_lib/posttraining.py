@@ -6,7 +6,7 @@ The world is `corpora.desk`: what is asked in the held-out rows is a combination
 kept; beside it stand two that show what its parts do:
 
     imitation   the same steps without the preference term: SFT on the chosen answers and the replayed conversations
-    plain       the preference term alone, in steps ten times as long: both answers' probabilities fall, and the text goes to pieces
+    plain       the preference term alone, in steps five times as long: both answers' probabilities fall, and the text goes to pieces
 
 With real data (ChatbotData) SFT and DPO are run on it too, and told as they are (`smalltalk`). The numbers come from `alignment_report`.
 
@@ -25,15 +25,7 @@ from pathlib import Path
 import torch
 
 from workshop_lib import smalltalk
-from workshop_lib.alignment import (
-    Chat,
-    Training,
-    behave,
-    chat_loss,
-    finetune_chat,
-    question,
-    train_dpo,
-)
+from workshop_lib.alignment import Chat, Training, behave, chat_loss, finetune_chat, question, train_dpo
 from workshop_lib.alignment_report import ANSWER_TOKENS, dpo_metrics, look, policy_metrics, reward_metrics
 from workshop_lib.architectures.transformer import Transformer
 from workshop_lib.checkpoints import load_model, save_instruct
@@ -58,8 +50,10 @@ class World:
     """What is learnt from, and what everything is measured on."""
 
     tokenizer: object
-    train: list[dict]  # conversations
+    train: list[Chat]
     replay: list[Chat]  # those of them whose answers are wanted
+    asked: list[dict]  # some of them, to be asked again in PPO and GRPO
+    asked_prompts: list[list[int]]
     pairs: list[EncodedPair]
     held_out: list[dict]
     chats: list[Chat]  # of `held_out`
@@ -90,10 +84,13 @@ def world(tokenizer, settings, seed: int = 0) -> World:
     pair_rows = list(desk.pairs(settings.held_out_pairs, split="validation"))
     safety = list(desk.conversations(settings.safety, seed=1, split="validation", intents=("private", "own")))
     encode = partial(encode_chat, tokenizer=tokenizer)
+    chats = [encode(row["messages"]) for row in train]
     return World(
         tokenizer=tokenizer,
-        train=train,
-        replay=[encode(row["messages"]) for row in train if wanted(row)],
+        train=chats,
+        replay=[chat for chat, row in zip(chats, train) if wanted(row)],
+        asked=train[: settings.asked],
+        asked_prompts=encode_prompts([question(row) for row in train[: settings.asked]], tokenizer),
         pairs=[encode_pair(pair, tokenizer) for pair in read_pairs(desk.pairs(settings.pairs, seed), tokenizer)],
         held_out=held_out,
         chats=[encode(row["messages"]) for row in held_out],
@@ -122,8 +119,7 @@ def checked(answer: str, row: dict) -> float:
 
 def sft(model: Transformer, held: World, settings, seed: int) -> list[dict]:
     """Supervised fine-tuning of the base model, in place."""
-    chats = [encode_chat(row["messages"], held.tokenizer) for row in held.train]
-    return finetune_chat(model.train(), chats, supervised(settings), seed, held.pad)
+    return finetune_chat(model.train(), held.train, supervised(settings), seed, held.pad)
 
 
 def supervised(settings) -> Training:
@@ -135,7 +131,7 @@ def preferred(start: Transformer, held: World, settings, seed: int, how: str = "
     """A copy of the SFT model trained on pairs: "dpo" by the recipe, "imitation" without its preference term, "plain" without the rest."""
     training, model = by_preference(settings), copy.deepcopy(start).train()
     if how == "plain":
-        training = replace(training, steps=settings.plain_steps, learning_rate=10 * settings.dpo_rate)
+        training = replace(training, steps=settings.plain_steps, learning_rate=5 * settings.dpo_rate)
         return model, train_dpo(model, held.pairs, training, settings.plain_beta, seed=seed, pad=held.pad)
     beta = 0.0 if how == "imitation" else settings.dpo_beta
     return model, train_dpo(model, held.pairs, training, beta, settings.dpo_sft_weight, seed, held.pad, replay=held.replay,
@@ -155,7 +151,7 @@ def reward_model(start: Transformer, held: World, settings, seed: int) -> tuple[
 
 def standard(start: Transformer, scorer: Scorer, held: World, seed: int, answers: int = 128) -> tuple[float, float]:
     """Mean and deviation of the scores of the SFT model's answers to training questions."""
-    prompts = encode_prompts([question(row) for row in held.train[:answers]], held.tokenizer)
+    prompts = held.asked_prompts[:answers]
     drawn = rollouts(start.eval(), prompts, end_tokens(held.tokenizer), max_new_tokens=ANSWER_TOKENS, seed=seed, pad=held.pad)
     scores = model_reward(scorer)(range(len(prompts)), drawn)
     return float(scores.mean()), float(scores.std())
@@ -168,19 +164,16 @@ def ppo(start: Transformer, scorer: Scorer, unit: tuple[float, float], held: Wor
         critic.score.weight /= unit[1]
     wishes = ReinforcementSettings(settings.ppo_steps, settings.ppo_rate, batch_size=settings.ppo_answers, beta=beta,
                                    critic_rate=settings.ppo_rate)  # fmt: skip
-    policy = copy.deepcopy(start)
-    prompts = encode_prompts([question(row) for row in held.train], held.tokenizer)
-    return policy, reinforce(policy, prompts, model_reward(scorer, *unit), wishes, end_tokens(held.tokenizer), held.pad, critic, seed)
+    policy, reward = copy.deepcopy(start), model_reward(scorer, *unit)
+    return policy, reinforce(policy, held.asked_prompts, reward, wishes, end_tokens(held.tokenizer), held.pad, critic, seed)
 
 
 def grpo(start: Transformer, held: World, settings, seed: int) -> tuple[Transformer, list[dict]]:
     """A copy of the SFT model after GRPO on `checked`, and its curve."""
     wishes = ReinforcementSettings(settings.grpo_steps, settings.grpo_rate, method="grpo", batch_size=settings.grpo_answers,
                                    group=settings.grpo_group, epochs=1, beta=0.0)  # fmt: skip
-    policy = copy.deepcopy(start)
-    prompts = encode_prompts([question(row) for row in held.train], held.tokenizer)
-    reward = checked_reward(checked, held.train, held.tokenizer)
-    return policy, reinforce(policy, prompts, reward, wishes, end_tokens(held.tokenizer), held.pad, seed=seed)
+    policy, reward = copy.deepcopy(start), checked_reward(checked, held.asked, held.tokenizer)
+    return policy, reinforce(policy, held.asked_prompts, reward, wishes, end_tokens(held.tokenizer), held.pad, seed=seed)
 
 
 # ---------------------------------------------------------------------------------------------- the stage
