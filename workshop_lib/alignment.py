@@ -92,16 +92,18 @@ def _chats_loss(model: Transformer, chats: Sequence[Chat], pad: int) -> Tensor:
 def train_dpo(
     model: Transformer, pairs: Sequence[EncodedPair], training: Training, beta: float = 0.1, sft_weight: float = 0.0, seed: int = 0,
     pad: int = 0, watch: Callable[[int], dict] | None = None, every: int = 20, replay: Sequence[Chat] = (), replay_weight: float = 1.0,
+    reference: PairScores | None = None,
 ) -> list[dict]:  # fmt: skip
     """Direct preference optimisation in place; the reference is the model as it is given.
 
     sft_weight: of the chosen answers' negative log-likelihood (`objectives.dpo_loss`). replay: conversations that were right already; a
     batch of them, `replay_weight` times their SFT loss, stands beside each batch of pairs, so that what they teach is not unlearned.
+    reference: the model's `pair_scores` of these pairs, where they are known already.
 
     Returns a row a step: "loss", "margin" and "accuracy" (share of margins above 0), and the mean log-probabilities "chosen" and
     "rejected" of the batch, relative to the reference's, in nats. `watch` as in `finetune_chat`.
     """
-    reference = pair_scores(model, pairs, pad=pad)
+    reference = reference or pair_scores(model, pairs, pad=pad)
     remembered = batches([len(ids) for ids, _ in replay], training.batch, seed + 1) if replay else None
 
     def loss(rows: list[int]) -> tuple[Tensor, dict]:

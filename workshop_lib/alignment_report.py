@@ -180,6 +180,11 @@ def policy_metrics(
     for what in ("polite", "right", "preferred"):
         metrics |= {f"{name}_{what}_before": float(first.sampled.found[what].mean())}
         metrics |= {f"{name}_{what}_after": float(said.found[what].mean())}
+    for intent in ("private", "own"):
+        here = np.array([row["intent"] == intent for row in held.held_out])
+        for when, found in (("before", first.sampled), ("after", said)):
+            kind = found.found["refused"][here]
+            metrics |= {f"{name}_refusal_{intent}_{when}": float(kind.mean())} if len(kind) else {}
     last = curve[-max(1, len(curve) // 4) :]
     return metrics | {
         f"{name}_kl": float(np.mean([row["kl"] for row in last])),

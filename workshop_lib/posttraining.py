@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from workshop_lib import smalltalk
-from workshop_lib.alignment import Chat, Training, behave, chat_loss, finetune_chat, question, train_dpo
+from workshop_lib.alignment import Chat, PairScores, Training, behave, chat_loss, finetune_chat, pair_scores, question, train_dpo
 from workshop_lib.alignment_report import ANSWER_TOKENS, dpo_metrics, look, policy_metrics, reward_metrics
 from workshop_lib.architectures.transformer import Transformer
 from workshop_lib.checkpoints import load_model, save_instruct
@@ -127,15 +127,20 @@ def supervised(settings) -> Training:
                     weight_decay=settings.sft_weight_decay)  # fmt: skip
 
 
-def preferred(start: Transformer, held: World, settings, seed: int, how: str = "dpo") -> tuple[Transformer, list[dict]]:
-    """A copy of the SFT model trained on pairs: "dpo" by the recipe, "imitation" without its preference term, "plain" without the rest."""
+def preferred(
+    start: Transformer, held: World, settings, seed: int, how: str = "dpo", reference: PairScores | None = None
+) -> tuple[Transformer, list[dict]]:
+    """A copy of the SFT model trained on pairs: "dpo" by the recipe, "imitation" without its preference term, "plain" without the rest.
+
+    reference: the SFT model's scores of the pairs, where they are known already.
+    """
     training, model = by_preference(settings), copy.deepcopy(start).train()
     if how == "plain":
         training = replace(training, steps=settings.plain_steps, learning_rate=5 * settings.dpo_rate)
-        return model, train_dpo(model, held.pairs, training, settings.plain_beta, seed=seed, pad=held.pad)
+        return model, train_dpo(model, held.pairs, training, settings.plain_beta, seed=seed, pad=held.pad, reference=reference)
     beta = 0.0 if how == "imitation" else settings.dpo_beta
     return model, train_dpo(model, held.pairs, training, beta, settings.dpo_sft_weight, seed, held.pad, replay=held.replay,
-                            replay_weight=settings.dpo_replay_weight)  # fmt: skip
+                            replay_weight=settings.dpo_replay_weight, reference=reference)  # fmt: skip
 
 
 def by_preference(settings) -> Training:
@@ -201,9 +206,9 @@ def build(job) -> dict[str, float]:
     first = look(start, held)
 
     models = {"sft": start}
-    looks = {}
+    looks, reference = {}, pair_scores(start, held.pairs, held.pad)
     for how in ("dpo", "imitation", "plain"):
-        models[how], curves[how] = preferred(start, held, settings, job.seed, how)
+        models[how], curves[how] = preferred(start, held, settings, job.seed, how, reference)
         looks[how] = look(models[how], held, whole=how == "dpo")
     save_instruct(models["dpo"], tokenizer, job.out)
     metrics |= dpo_metrics(first, looks, held, settings)

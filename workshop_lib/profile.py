@@ -220,17 +220,17 @@ class AlignmentSettings:
     optimizer: str = "muon"  # of SFT, DPO and the reward model
     muon_iterations: int = 3
     sft_weight_decay: float = 0.1
-    dpo_steps: int = 60
+    dpo_steps: int = 50
     dpo_batch: int = 16
     dpo_beta: float = 0.1
     dpo_sft_weight: float = 0.1  # of the chosen answers' SFT loss
     dpo_replay_weight: float = 6.0  # of the SFT loss of conversations that were right already
-    plain_steps: int = 40  # of DPO without either, at five times the rate
+    plain_steps: int = 30  # of DPO without either, at five times the rate
     plain_beta: float = 0.1
     reward_steps: int = 60
     reward_batch: int = 24
     ppo_steps: int = 12
-    ppo_answers: int = 48  # a step
+    ppo_answers: int = 40  # a step
     ppo_beta: float = 0.1  # reward (in standard deviations of the SFT model's) for a nat of distance
     grpo_steps: int = 14
     grpo_answers: int = 64
@@ -278,7 +278,7 @@ PROFILES = {
             student_layers=2, student_intermediate=192, distil_steps=60, distil_batch=16, distil_rate=1e-2, scratch_rate=2e-2,
         ),
         alignment=AlignmentSettings(
-            sft_steps=300, sft_batch=32, sft_rate=5e-3, dpo_rate=1e-3, reward_rate=2e-3, ppo_rate=1e-3, grpo_rate=1e-3,
+            sft_steps=270, sft_batch=32, sft_rate=5e-3, dpo_rate=1e-3, reward_rate=2e-3, ppo_rate=1e-3, grpo_rate=1e-3,
         ),
     ),
     "small": Profile(
