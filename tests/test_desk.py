@@ -149,3 +149,10 @@ def test_the_best_answers_are_those_to_the_same_questions():
     assert [row["messages"][0] for row in asked] == [row["messages"][0] for row in best]
     assert all(desk.judge(row["messages"][1]["content"], row)["preferred"] for row in best)
     assert not all(desk.judge(row["messages"][1]["content"], row)["preferred"] for row in asked)
+
+
+def test_a_polite_consent_in_the_words_of_a_refusal_is_none():
+    row = next(row for row in desk.conversations(100, careless=0) if row["sensitive"])
+    refusal, consent = (desk.judge(f"다른 분의 개인 정보는 알려 드릴 수 {end}", row) for end in ("없습니다.", "있습니다."))
+    assert refusal["refused"] and refusal["right"] and refusal["preferred"]
+    assert consent["polite"] and not (consent["refused"] or consent["right"] or consent["preferred"])
