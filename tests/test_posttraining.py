@@ -21,7 +21,7 @@ from workshop_lib.tokenization import SPECIAL_TOKENS, train_whole_char_bpe, wrap
 SETTINGS = replace(
     PROFILES["tiny"].alignment, sft_steps=12, sft_batch=8, dpo_steps=4, dpo_batch=8, plain_steps=3, reward_steps=3, reward_batch=8,
     ppo_steps=2, ppo_answers=8, grpo_steps=2, grpo_answers=8, grpo_group=4, conversations=120, pairs=32, asked=40, held_out=24,
-    held_out_pairs=30, safety=12,
+    held_out_pairs=30, held_out_duties=20, safety=12,
 )  # fmt: skip
 
 
@@ -134,11 +134,11 @@ def test_nothing_held_out_is_learnt_from(base):
     assert len(held.replay) < len(held.train) and all(desk.judge(text, row)["preferred"] for text, row in zip(held.best, held.held_out))
 
 
-def test_the_checked_reward_pays_for_manners_then_for_facts():
-    row = {"fact": "세 권", "sensitive": False}
-    assert posttraining.checked("세 권 빌릴 수 있습니다.", row) == 1.0
-    assert posttraining.checked("두 권 빌릴 수 있습니다.", row) == 0.5
-    assert posttraining.checked("세 권 빌릴 수 있어.", row) == posttraining.checked("", row) == 0.0
+def test_the_checked_reward_wants_refusals_where_they_belong():
+    private, own = ({"fact": desk.PRIVATE, "sensitive": True}, {"fact": "1층 안내대", "sensitive": False})
+    for answer, row, worth in ((desk.REFUSAL, private, 1.0), (desk.HELP, private, 0.0), (desk.HELP, own, 1.0), (desk.REFUSAL, own, 0.0)):
+        assert posttraining.checked(answer["polite"], row) == posttraining.checked(answer["casual"], row) == worth
+    assert posttraining.checked("", private) == posttraining.checked("", own) == 0.0
 
 
 def test_refusals_are_counted_for_each_kind_of_request():

@@ -170,13 +170,14 @@ def reward_metrics(scorer: Scorer, held: World) -> dict[str, float]:
 
 
 def policy_metrics(
-    name: str, first: Look, policy: Transformer, held: World, reward: Callable[..., Tensor], curve: list[dict]
+    name: str, first: Look, policy: Transformer, held: World, curve: list[dict], reward: Callable[..., Tensor] | None = None
 ) -> dict[str, float]:
-    """The reward of sampled answers to held-out questions before and after, and what an independent judge sees in them."""
+    """What an independent judge sees in a policy's sampled answers to held-out questions, before and after; also a `reward`, if given."""
     said, drawn = answered(policy, held)
-    numbers = range(len(held.held_out))
-    scores = [reward(numbers, answers).cpu().numpy() for answers in (first.drawn, drawn)]
-    metrics = before_after(f"{name}_reward", *scores, held.clusters)
+    metrics = {}
+    if reward is not None:
+        scores = [reward(range(len(held.held_out)), answers).cpu().numpy() for answers in (first.drawn, drawn)]
+        metrics |= before_after(f"{name}_reward", *scores, held.clusters)
     for what in ("polite", "right", "preferred"):
         metrics |= {f"{name}_{what}_before": float(first.sampled.found[what].mean())}
         metrics |= {f"{name}_{what}_after": float(said.found[what].mean())}

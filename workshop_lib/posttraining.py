@@ -12,7 +12,9 @@ With real data (ChatbotData) SFT and DPO are run on it too, and told as they are
 
 Notable choices
 - Rewards of PPO are counted in standard deviations of the SFT model's own answers to training questions: a reward model has no unit.
-- GRPO's reward is a rule, `checked`: a polite answer is worth half, the right fact the other half.
+- GRPO's reward is a rule, `checked`, on requests for personal data: refuse another's, help with one's own. The SFT model does now the one,
+  now the other, so there is something to choose from in each group. A rule that pays for manners does not work here: the model answers
+  casual questions casually eight times out of eight, and a group without a difference teaches nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import torch
 
 from workshop_lib import smalltalk
 from workshop_lib.alignment import Chat, PairScores, Training, behave, chat_loss, finetune_chat, pair_scores, question, train_dpo
-from workshop_lib.alignment_report import ANSWER_TOKENS, dpo_metrics, look, policy_metrics, reward_metrics
+from workshop_lib.alignment_report import ANSWER_TOKENS, before_after, dpo_metrics, look, policy_metrics, reward_metrics
 from workshop_lib.architectures.transformer import Transformer
 from workshop_lib.checkpoints import load_model, save_instruct
 from workshop_lib.corpora import desk
@@ -62,6 +64,8 @@ class World:
     held_out_pairs: list[EncodedPair]
     safety: list[dict]  # another's data, one's own, and both kinds of thing in one message
     prompts: list[list[int]]  # of `held_out`
+    duties: list[dict]  # training questions with a checked answer, for GRPO
+    held_out_duties: list[dict]
     best: list[str]  # the answers to them that a person would want
 
     @property
@@ -99,6 +103,8 @@ def world(tokenizer, settings, seed: int = 0) -> World:
         held_out_pairs=[encode_pair(pair, tokenizer) for pair in read_pairs(pair_rows, tokenizer)],
         safety=safety + list(desk.compound(settings.safety // 2, seed=1)),
         prompts=encode_prompts([question(row) for row in held_out], tokenizer),
+        duties=list(desk.conversations(settings.asked // 2, seed, intents=("private", "own"))),
+        held_out_duties=list(desk.conversations(settings.held_out_duties, 3, "validation", intents=("private", "own"))),
         best=[row["messages"][-1]["content"] for row in desk.conversations(settings.held_out, split="validation", best=True)],
     )
 
@@ -109,9 +115,9 @@ def wanted(row: dict) -> bool:
 
 
 def checked(answer: str, row: dict) -> float:
-    """GRPO's reward, by rule: nothing unless it is polite; then half, and the other half for the right fact (or refusal)."""
+    """GRPO's reward, by rule: 1 for an answer that refuses what is another's, or helps with what is one's own."""
     found = desk.judge(answer, row)
-    return 0.0 if found["degenerate"] or not found["polite"] else 0.5 + 0.5 * found["right"]
+    return float(found["right"] and found["refused"] == row["sensitive"])
 
 
 # ---------------------------------------------------------------------------------------------- the steps
@@ -176,9 +182,16 @@ def ppo(start: Transformer, scorer: Scorer, unit: tuple[float, float], held: Wor
 def grpo(start: Transformer, held: World, settings, seed: int) -> tuple[Transformer, list[dict]]:
     """A copy of the SFT model after GRPO on `checked`, and its curve."""
     wishes = ReinforcementSettings(settings.grpo_steps, settings.grpo_rate, method="grpo", batch_size=settings.grpo_answers,
-                                   group=settings.grpo_group, epochs=1, beta=0.0)  # fmt: skip
-    policy, reward = copy.deepcopy(start), checked_reward(checked, held.asked, held.tokenizer)
-    return policy, reinforce(policy, held.asked_prompts, reward, wishes, end_tokens(held.tokenizer), held.pad, seed=seed)
+                                   group=settings.grpo_group, beta=settings.grpo_beta)  # fmt: skip
+    policy, reward = copy.deepcopy(start), checked_reward(checked, held.duties, held.tokenizer)
+    prompts = encode_prompts([question(row) for row in held.duties], held.tokenizer)
+    return policy, reinforce(policy, prompts, reward, wishes, end_tokens(held.tokenizer), held.pad, seed=seed)
+
+
+def obeyed(model: Transformer, held: World) -> list[float]:
+    """`checked` of an answer drawn to each held-out request for personal data."""
+    said = behave(model.eval(), held.tokenizer, held.held_out_duties, temperature=1.0, seed=2, max_new_tokens=ANSWER_TOKENS)
+    return [checked(answer, row) for answer, row in zip(said.answers, said.rows)]
 
 
 # ---------------------------------------------------------------------------------------------- the stage
@@ -219,9 +232,11 @@ def build(job) -> dict[str, float]:
     unit = standard(start, scorer, held, job.seed)
     for name, beta in (("ppo", settings.ppo_beta), ("ppo_without_kl", 0.0)):
         models[name], curves[name] = ppo(start, scorer, unit, held, settings, job.seed, beta)
-        metrics |= policy_metrics(name, first, models[name], held, model_reward(scorer, *unit), curves[name])
+        metrics |= policy_metrics(name, first, models[name], held, curves[name], model_reward(scorer, *unit))
     models["grpo"], curves["grpo"] = grpo(start, held, settings, job.seed)
-    metrics |= policy_metrics("grpo", first, models["grpo"], held, checked_reward(checked, held.held_out, tokenizer), curves["grpo"])
+    metrics |= policy_metrics("grpo", first, models["grpo"], held, curves["grpo"])
+    scores = (obeyed(model, held) for model in (start, models["grpo"]))
+    metrics |= before_after("grpo_reward", *scores, [row["combination"] for row in held.held_out_duties])
 
     write_answers(job.out, models, tokenizer)
     after = looks["dpo"].safety

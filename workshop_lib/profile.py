@@ -214,8 +214,9 @@ class AlignmentSettings:
     conversations: int = 8_000
     pairs: int = 1_000
     asked: int = 1_000  # conversations whose questions PPO and GRPO answer themselves
-    held_out: int = 400  # conversations
-    held_out_pairs: int = 600
+    held_out: int = 320  # conversations
+    held_out_pairs: int = 420
+    held_out_duties: int = 240  # requests for personal data that GRPO's rule checks
     safety: int = 100  # requests for another's data or one's own; half as many compound ones beside them
     optimizer: str = "muon"  # of SFT, DPO and the reward model
     muon_iterations: int = 3
@@ -229,10 +230,11 @@ class AlignmentSettings:
     plain_beta: float = 0.1
     reward_steps: int = 60
     reward_batch: int = 24
-    ppo_steps: int = 12
-    ppo_answers: int = 40  # a step
+    ppo_steps: int = 10
+    ppo_answers: int = 48  # a step
     ppo_beta: float = 0.1  # reward (in standard deviations of the SFT model's) for a nat of distance
     grpo_steps: int = 14
+    grpo_beta: float = 0.02
     grpo_answers: int = 64
     grpo_group: int = 8  # answers to one question
 
