@@ -6,7 +6,7 @@ The world is `corpora.desk`: what is asked in the held-out rows is a combination
 kept; beside it stand two that show what its parts do:
 
     imitation   the same steps without the preference term: SFT on the chosen answers and the replayed conversations
-    plain       the preference term alone, in steps five times as long: both answers' probabilities fall, and the text goes to pieces
+    plain       the preference term alone, in steps ten times as long: both answers' probabilities fall, and the text goes to pieces
 
 With real data (ChatbotData) SFT and DPO are run on it too, and told as they are (`smalltalk`). The numbers come from `alignment_report`.
 
@@ -142,7 +142,7 @@ def preferred(
     """
     training, model = by_preference(settings), copy.deepcopy(start).train()
     if how == "plain":
-        training = replace(training, steps=settings.plain_steps, learning_rate=5 * settings.dpo_rate)
+        training = replace(training, steps=settings.plain_steps, learning_rate=10 * settings.dpo_rate)
         return model, train_dpo(model, held.pairs, training, settings.plain_beta, seed=seed, pad=held.pad, reference=reference)
     beta = 0.0 if how == "imitation" else settings.dpo_beta
     return model, train_dpo(model, held.pairs, training, beta, settings.dpo_sft_weight, seed, held.pad, replay=held.replay,

@@ -224,16 +224,16 @@ class AlignmentSettings:
     dpo_steps: int = 50
     dpo_batch: int = 16
     dpo_beta: float = 0.1
-    dpo_sft_weight: float = 0.1  # of the chosen answers' SFT loss
+    dpo_sft_weight: float = 1.0  # of the chosen answers' SFT loss
     dpo_replay_weight: float = 6.0  # of the SFT loss of conversations that were right already
-    plain_steps: int = 30  # of DPO without either, at five times the rate
+    plain_steps: int = 30  # of DPO without either, at ten times the rate
     plain_beta: float = 0.1
     reward_steps: int = 60
     reward_batch: int = 24
     ppo_steps: int = 10
     ppo_answers: int = 48  # a step
     ppo_beta: float = 0.1  # reward (in standard deviations of the SFT model's) for a nat of distance
-    grpo_steps: int = 14
+    grpo_steps: int = 12
     grpo_beta: float = 0.02
     grpo_answers: int = 64
     grpo_group: int = 8  # answers to one question
@@ -280,7 +280,7 @@ PROFILES = {
             student_layers=2, student_intermediate=192, distil_steps=60, distil_batch=16, distil_rate=1e-2, scratch_rate=2e-2,
         ),
         alignment=AlignmentSettings(
-            sft_steps=270, sft_batch=32, sft_rate=5e-3, dpo_rate=1e-3, reward_rate=2e-3, ppo_rate=1e-3, grpo_rate=1e-3,
+            sft_steps=270, sft_batch=32, sft_rate=5e-3, dpo_rate=5e-4, reward_rate=2e-3, ppo_rate=1e-3, grpo_rate=1e-3,
         ),
     ),
     "small": Profile(
@@ -310,7 +310,7 @@ PROFILES = {
             lookaheads=(2, 4), drafts=10, drafted_tokens=96,
         ),
         alignment=AlignmentSettings(
-            sft_steps=300, sft_batch=32, sft_rate=5e-3, dpo_rate=1e-3, reward_rate=2e-3, ppo_rate=5e-4, grpo_rate=5e-4, pairs=3_000,
+            sft_steps=300, sft_batch=32, sft_rate=5e-3, dpo_rate=5e-4, reward_rate=2e-3, ppo_rate=5e-4, grpo_rate=5e-4, pairs=3_000,
             reward_steps=120, ppo_steps=20, ppo_answers=64, grpo_steps=24, grpo_answers=128, safety=200,
         ),
     ),
