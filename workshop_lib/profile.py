@@ -226,9 +226,9 @@ class AlignmentSettings:
     dpo_beta: float = 0.1
     dpo_sft_weight: float = 1.0  # of the chosen answers' SFT loss
     dpo_replay_weight: float = 6.0  # of the SFT loss of conversations that were right already
-    plain_steps: int = 30  # of DPO without either, at ten times the rate
+    plain_steps: int = 25  # of DPO without either, at ten times the rate
     plain_beta: float = 0.1
-    reward_steps: int = 60
+    reward_steps: int = 50
     reward_batch: int = 24
     ppo_steps: int = 10
     ppo_answers: int = 48  # a step
