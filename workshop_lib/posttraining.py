@@ -6,7 +6,7 @@ The world is `corpora.desk`: what is asked in the held-out rows is a combination
 kept; beside it stand two that show what its parts do:
 
     imitation   the same steps without the preference term: SFT on the chosen answers and the replayed conversations
-    plain       the preference term alone, in steps ten times as long: both answers' probabilities fall, and the text goes to pieces
+    plain       the preference term alone, in steps ten times as long: both answers' probabilities fall, and what SFT taught with them
 
 With real data (ChatbotData) SFT and DPO are run on it too, and told as they are (`smalltalk`). The numbers come from `alignment_report`.
 
