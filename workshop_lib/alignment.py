@@ -38,7 +38,7 @@ from workshop_lib.objectives import dpo_loss, judged, masked_mean
 from workshop_lib.optimization import optimizers, schedule, take_step
 from workshop_lib.preferences import EncodedPair, Pair, chat_batch, pair_batch
 from workshop_lib.profile import OptimizerSettings
-from workshop_lib.rollouts import encode_prompts, rollouts
+from workshop_lib.rollouts import Rollouts, encode_prompts, rollouts
 
 Chat = tuple[list[int], list[int]]  # ids and mask, as `preferences.encode_chat` gives them
 POOL = 16  # batches whose rows are sorted by length together
@@ -84,16 +84,18 @@ def _chats_loss(model: Transformer, chats: Sequence[Chat], pad: int) -> Tensor:
 def train_dpo(
     model: Transformer, pairs: Sequence[EncodedPair], training: Training, beta: float = 0.1, sft_weight: float = 0.0, seed: int = 0,
     pad: int = 0, watch: Callable[[int], dict] | None = None, every: int = 20, replay: Sequence[Chat] = (), replay_weight: float = 1.0,
+    reference: PairScores | None = None,
 ) -> list[dict]:  # fmt: skip
     """Direct preference optimisation in place; the reference is the model as it is given.
 
     sft_weight: of the chosen answers' negative log-likelihood (`objectives.dpo_loss`). replay: conversations that were right already; a
     batch of them, `replay_weight` times their SFT loss, stands beside each batch of pairs, so that what they teach is not unlearned.
+    reference: the model's `pair_scores` of these pairs, where they are known already.
 
     Returns a row a step: "loss", "margin" and "accuracy" (share of margins above 0), and the mean log-probabilities "chosen" and
     "rejected" of the batch, relative to the reference's, in nats. `watch` as in `finetune_chat`.
     """
-    reference = pair_scores(model, pairs, pad=pad)
+    reference = reference or pair_scores(model, pairs, pad=pad)
     remembered = batches([len(ids) for ids, _ in replay], training.batch, seed + 1) if replay else None
 
     def loss(rows: list[int]) -> tuple[Tensor, dict]:
@@ -257,9 +259,16 @@ def behave(
     """
     said = rollouts(model, encode_prompts([question(row) for row in rows], tokenizer), end_tokens(tokenizer),
                     max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, pad=tokenizer.pad_token_id)  # fmt: skip
+    return verdicts(said, tokenizer, rows, judge)
+
+
+def verdicts(
+    said: Rollouts, tokenizer, rows: Sequence[dict], judge: Callable[[str, dict], dict[str, bool]] = desk.judge
+) -> Behaviour:
+    """Answers that were drawn already, one to each row, and what `judge` finds in them."""
     answers = said.texts(tokenizer)
-    judged = [judge(answer, row) for answer, row in zip(answers, rows)]
-    found = {name: np.array([verdict[name] for verdict in judged]) for name in judged[0]} | {"ended": said.ended.cpu().numpy()}
+    judgements = [judge(answer, row) for answer, row in zip(answers, rows)]
+    found = {name: np.array([verdict[name] for verdict in judgements]) for name in judgements[0]} | {"ended": said.ended.cpu().numpy()}
     return Behaviour(list(rows), answers, found)
 
 

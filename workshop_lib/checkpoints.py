@@ -76,6 +76,18 @@ def save_model(model: Transformer, tokenizer, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def save_instruct(model: Transformer, tokenizer, folder: Path) -> None:
+    """As `save_model`; generation also stops where an answer ends, not only where a document does."""
+    from transformers import GenerationConfig
+
+    from workshop_lib.engine import end_tokens
+
+    save_model(model, tokenizer, folder)
+    generation = GenerationConfig.from_pretrained(folder)
+    generation.eos_token_id = sorted(end_tokens(tokenizer), key=lambda token: token == tokenizer.eos_token_id)
+    generation.save_pretrained(folder)
+
+
 def load_model(folder: Path) -> Transformer:
     """This package's Transformer with the weights of a saved folder."""
     from safetensors.torch import load_file

@@ -55,6 +55,19 @@ HIGHLIGHTS = {
         "onnx_int8_tokens_per_s": "초당 토큰(ONNX INT8)", "speculative_acceptance": "초안이 받아들여진 비율",
         "speculative_speedup": "추측 디코딩의 속도 배율",
     },
+    "alignment": {
+        "sft_val_loss": "검증 손실(SFT, 토큰당 nat)", "rm_accuracy": "보상 모델의 정확도",
+        "dpo_pref_accuracy_before": "선호 정확도(SFT)", "dpo_pref_accuracy_after": "선호 정확도(DPO)",
+        "preferred_before": "바람직한 답의 비율(SFT)", "preferred_after": "바람직한 답의 비율(DPO)",
+        "imitation_preferred": "바람직한 답의 비율(모방만)", "plain_preferred": "바람직한 답의 비율(DPO 항만, 큰 걸음)",
+        "dpo_margin": "DPO의 마진", "wanted_loss_change": "바람직한 대화의 손실 변화율",
+        "distinct2_before": "distinct-2(SFT)", "distinct2_after": "distinct-2(DPO)",
+        "ppo_reward_before": "PPO 보상(전)", "ppo_reward_after": "PPO 보상(후)", "ppo_kl": "PPO의 KL(답당 nat)",
+        "ppo_without_kl_reward_after": "PPO 보상(KL 항 없이)", "ppo_without_kl_right_after": "맞는 답의 비율(KL 항 없이)",
+        "grpo_reward_before": "GRPO 보상(전)", "grpo_reward_after": "GRPO 보상(후)",
+        "refusal_rate_private_before": "남의 정보 거절(SFT)", "refusal_rate_private_after": "남의 정보 거절(DPO)",
+        "refusal_rate_own_before": "자기 정보 거절(SFT)", "refusal_rate_own_after": "자기 정보 거절(DPO)",
+    },
 }
 
 
@@ -192,12 +205,13 @@ def _machine(workspace: Workspace) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))["machine"] if path.exists() else {}
 
 
-def _samples(folder: Path, most: int = 3) -> list[str]:
+def _samples(folder: Path) -> list[str]:
+    """What a stage's model has written, of training's last step where there are several."""
     path = folder / "samples.jsonl"
     if not path.exists():
         return []
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [row["text"] for row in rows[-most:]]
+    return [row["text"] for row in rows if row.get("step") == rows[-1].get("step")]
 
 
 def _loss_curve(workspace: Workspace) -> str | None:

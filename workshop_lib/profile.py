@@ -208,6 +208,45 @@ class CompressionSettings:
 
 
 @dataclass(frozen=True)
+class AlignmentSettings:
+    """Week 9. How much of the help desk is shown, how SFT, DPO, the reward model, PPO and GRPO learn from it, and what judges them."""
+
+    sft_steps: int
+    sft_batch: int
+    sft_rate: float
+    dpo_rate: float
+    reward_rate: float
+    ppo_rate: float
+    grpo_rate: float
+    conversations: int = 8_000
+    pairs: int = 1_000
+    asked: int = 1_000  # conversations whose questions PPO and GRPO answer themselves
+    held_out: int = 320  # conversations
+    held_out_pairs: int = 420
+    held_out_duties: int = 240  # requests for personal data that GRPO's rule checks
+    safety: int = 100  # requests for another's data or one's own; half as many compound ones beside them
+    optimizer: str = "muon"  # of SFT, DPO and the reward model
+    muon_iterations: int = 3
+    sft_weight_decay: float = 0.1
+    dpo_steps: int = 50
+    dpo_batch: int = 16
+    dpo_beta: float = 0.1
+    dpo_sft_weight: float = 1.0  # of the chosen answers' SFT loss
+    dpo_replay_weight: float = 6.0  # of the SFT loss of conversations that were right already
+    plain_steps: int = 25  # of DPO without either, at ten times the rate
+    plain_beta: float = 0.1
+    reward_steps: int = 50
+    reward_batch: int = 24
+    ppo_steps: int = 10
+    ppo_answers: int = 48  # a step
+    ppo_beta: float = 0.1  # reward (in standard deviations of the SFT model's) for a nat of distance
+    grpo_steps: int = 12
+    grpo_beta: float = 0.02
+    grpo_answers: int = 64
+    grpo_group: int = 8  # answers to one question
+
+
+@dataclass(frozen=True)
 class Profile:
     """`tiny`: 2 CPU cores, 4 GB. `small`: laptop or small GPU. `gpu`: one data-centre GPU and up."""
 
@@ -220,6 +259,7 @@ class Profile:
     task_model: TaskModelSettings
     evaluation: EvaluationSettings
     compression: CompressionSettings
+    alignment: AlignmentSettings
 
 
 PROFILES = {
@@ -245,6 +285,9 @@ PROFILES = {
         evaluation=EvaluationSettings(test=240, train=400, data_test=1_000, data_train=3_000),
         compression=CompressionSettings(
             student_layers=2, student_intermediate=192, distil_steps=60, distil_batch=16, distil_rate=1e-2, scratch_rate=2e-2,
+        ),
+        alignment=AlignmentSettings(
+            sft_steps=270, sft_batch=32, sft_rate=5e-3, dpo_rate=5e-4, reward_rate=2e-3, ppo_rate=1e-3, grpo_rate=1e-3,
         ),
     ),
     "small": Profile(
@@ -272,6 +315,10 @@ PROFILES = {
             student_layers=3, student_intermediate=448, distil_steps=200, distil_batch=16, distil_rate=1e-2, scratch_rate=2e-2,
             calibration_windows=128, calibration_reviews=200, validation_chars=60_000, reviews=1_000, new_tokens=16,
             lookaheads=(2, 4), drafts=10, drafted_tokens=96,
+        ),
+        alignment=AlignmentSettings(
+            sft_steps=300, sft_batch=32, sft_rate=5e-3, dpo_rate=5e-4, reward_rate=2e-3, ppo_rate=5e-4, grpo_rate=5e-4, pairs=3_000,
+            reward_steps=120, ppo_steps=20, ppo_answers=64, grpo_steps=24, grpo_answers=128, safety=200,
         ),
     ),
     "gpu": Profile(
@@ -303,6 +350,11 @@ PROFILES = {
             student_layers=6, student_intermediate=1_024, distil_steps=2_000, distil_batch=64, distil_rate=5e-3, scratch_rate=1e-2,
             calibration_windows=256, calibration_reviews=400, validation_chars=200_000, reviews=5_000, requests=50, prompt_tokens=32,
             new_tokens=64, lookaheads=(2, 4, 8), drafts=10, drafted_tokens=256,
+        ),
+        alignment=AlignmentSettings(
+            sft_steps=400, sft_batch=64, sft_rate=2e-4, dpo_rate=2e-5, reward_rate=5e-5, ppo_rate=1e-5, grpo_rate=1e-5, pairs=8_000,
+            optimizer="adamw", dpo_steps=200, dpo_batch=32, plain_steps=100, reward_steps=250, reward_batch=32, ppo_steps=60,
+            ppo_answers=128, grpo_steps=80, grpo_answers=256, held_out=1_000, held_out_pairs=2_000, safety=400,
         ),
     ),
 }

@@ -74,6 +74,7 @@ STAGES = {
         Stage("task_model", 6, "미세조정", "workshop_lib.finetuning:build", ("tokenizer", "base_model")),
         Stage("evaluation", 7, "평가", "workshop_lib.evaluation:build", ("corpus", "base_model", "task_model")),
         Stage("compression", 8, "압축", "workshop_lib.compression:build", ("corpus", "base_model", "task_model")),
+        Stage("alignment", 9, "정렬", "workshop_lib.posttraining:build", ("corpus", "base_model")),
     )
 }
 
