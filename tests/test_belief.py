@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from workshop_lib import WorkshopError
+from workshop_lib.belief import answers_needed
 from workshop_lib.evaluation import bootstrap_interval, mcnemar, paired_bootstrap, wilson_interval
 
 
@@ -105,3 +106,19 @@ def test_two_models_must_have_answered_the_same_items(call):
 def test_no_items(call):
     with pytest.raises(WorkshopError, match="하나도 없어"):
         call()
+
+
+@pytest.mark.parametrize("before, after, power", [(0.5, 0.6, 0.8), (0.3, 0.5, 0.9), (0.9, 0.8, 0.8)])
+def test_with_the_answers_needed_a_difference_is_found_as_often_as_promised(before, after, power):
+    n, rng = answers_needed(before, after, power=power), np.random.default_rng(0)
+    first, second = rng.binomial(n, before, 20_000) / n, rng.binomial(n, after, 20_000) / n
+    spread = np.sqrt(first * (1 - first) / n + second * (1 - second) / n)
+    assert np.mean(np.abs(second - first) > stats.norm.ppf(0.975) * spread) == pytest.approx(power, abs=0.02)
+
+
+@pytest.mark.parametrize("before, after, levels, words", [
+    (0.5, 0.5, {}, "서로 다르고"), (0.0, 0.5, {}, "0과 1 사이"), (0.5, 1.0, {}, "0과 1 사이"), (0.5, 0.6, {"power": 80}, "신뢰 수준"),
+])  # fmt: skip
+def test_answers_needed_refuses(before, after, levels, words):
+    with pytest.raises(WorkshopError, match=words):
+        answers_needed(before, after, **levels)

@@ -215,3 +215,23 @@ def test_a_script_without_a_main_guard_is_told_so_and_does_not_hang(tmp_path, gu
         assert said and "__main__" in said[-1]
         # The workers, which ran the script anew, were told so too instead of waiting for the build that waits for them.
         assert "require를 `if __name__ == \"__main__\":` 아래에서 부른다" in done.stderr
+
+
+def test_a_folders_hash_is_of_names_and_contents_and_nothing_else(tmp_path):
+    for name in ("a", "b"):
+        for file in ("z.txt", "inner/y.txt", "x.txt") if name == "a" else ("x.txt", "inner/y.txt", "z.txt"):
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_text(file, encoding="utf-8")
+    first, second = (workspace.content_hash(tmp_path / name) for name in ("a", "b"))
+    assert first == second
+    os.utime(tmp_path / "b" / "x.txt", (0, 0))
+    assert workspace.content_hash(tmp_path / "b") == first
+    (tmp_path / "b" / "x.txt").rename(tmp_path / "b" / "w.txt")
+    assert workspace.content_hash(tmp_path / "b") != first
+
+
+def test_an_artefacts_hash_can_be_computed_again_from_its_files(space):
+    folder = space.require("first", say=None)
+    meta = space.meta("first")
+    kept = [folder / name for name in meta["files"] if name not in workspace.MEASURED]
+    assert workspace.content_hash(folder, kept) == meta["hash"]

@@ -161,6 +161,22 @@ def _pair(first: Iterable, second: Iterable) -> tuple[np.ndarray, np.ndarray]:
     return a, b
 
 
+def answers_needed(before: float, after: float, confidence: float = 0.95, power: float = 0.8) -> int:
+    """Answers to judge of each of two models, so that shares of `before` and `after` are told apart (Fleiss 1981, ch. 3).
+
+        n = (z_confidence + z_power)² · (p(1-p) + q(1-q)) / (p - q)²,   rounded up
+
+    z_confidence is two-sided; `power`: how often a difference of that size shall be found. Each model answers questions of its own;
+    the same questions for both need fewer. Raises WorkshopError for shares that are equal or not inside (0, 1), and for such levels.
+    """
+    _check_confidence(confidence)
+    _check_confidence(power)
+    if not (0 < before < 1 and 0 < after < 1) or before == after:
+        raise WorkshopError(f"두 비율은 서로 다르고 0과 1 사이여야 한다. 받은 값: {before}, {after}")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2) + NormalDist().inv_cdf(power)
+    return math.ceil(z * z * (before * (1 - before) + after * (1 - after)) / (before - after) ** 2)
+
+
 # --- contamination ----------------------------------------------------------------------------------------------------
 
 SHORTEST = 4  # words: two texts may well share fewer by chance

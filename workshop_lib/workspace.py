@@ -39,13 +39,17 @@ MEASURED = ("metrics.json", "history.jsonl")  # hold seconds, which differ in ev
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the course: `build` is 'module:function', called with a `Job` and returning flat metrics."""
+    """One step of the course: `build` is 'module:function', called with a `Job` and returning flat metrics.
+
+    `product` is what a reader calls the artefact.
+    """
 
     name: str
     week: int
     title: str
     build: str
     inputs: tuple[str, ...] = ()
+    product: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,15 +70,15 @@ class Job:
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("environment", 1, "환경 점검", "workshop_lib.environment:build"),
-        Stage("corpus", 2, "말뭉치 정제", "workshop_lib.cleaning:build"),
-        Stage("tokenizer", 3, "토크나이저 학습", "workshop_lib.tokenization:build", ("corpus",)),
-        Stage("comparison", 4, "구조 비교", "workshop_lib.comparison:build", ("corpus", "tokenizer")),
-        Stage("base_model", 5, "사전학습", "workshop_lib.pretraining:build", ("corpus", "tokenizer")),
-        Stage("task_model", 6, "미세조정", "workshop_lib.finetuning:build", ("tokenizer", "base_model")),
-        Stage("evaluation", 7, "평가", "workshop_lib.evaluation:build", ("corpus", "base_model", "task_model")),
-        Stage("compression", 8, "압축", "workshop_lib.compression:build", ("corpus", "base_model", "task_model")),
-        Stage("alignment", 9, "정렬", "workshop_lib.posttraining:build", ("corpus", "base_model")),
+        Stage("environment", 1, "환경 점검", "workshop_lib.environment:build", product="점검 기록"),
+        Stage("corpus", 2, "말뭉치 정제", "workshop_lib.cleaning:build", product="깨끗한 말뭉치"),
+        Stage("tokenizer", 3, "토크나이저 학습", "workshop_lib.tokenization:build", ("corpus",), "한국어 토크나이저"),
+        Stage("comparison", 4, "구조 비교", "workshop_lib.comparison:build", ("corpus", "tokenizer"), "작은 모델들의 비교"),
+        Stage("base_model", 5, "사전학습", "workshop_lib.pretraining:build", ("corpus", "tokenizer"), "바탕 모델"),
+        Stage("task_model", 6, "미세조정", "workshop_lib.finetuning:build", ("tokenizer", "base_model"), "감성 분류기"),
+        Stage("evaluation", 7, "평가", "workshop_lib.evaluation:build", ("corpus", "base_model", "task_model"), "평가 보고서"),
+        Stage("compression", 8, "압축", "workshop_lib.compression:build", ("corpus", "base_model", "task_model"), "가벼운 모델"),
+        Stage("alignment", 9, "정렬", "workshop_lib.posttraining:build", ("corpus", "base_model"), "대화 모델"),
     )
 }
 
@@ -230,7 +234,7 @@ class Workspace:
             "data": str(self.data) if self.data else "bundled",
             "inputs": self._inputs(spec),
             "fingerprint": fingerprint,
-            "hash": _content_hash(out, [p for p in files if p.name not in MEASURED]),
+            "hash": content_hash(out, [p for p in files if p.name not in MEASURED]),
             "bytes": sum(p.stat().st_size for p in files),
             "files": {p.relative_to(out).as_posix(): p.stat().st_size for p in [*files, out / "metrics.json"]},
             "seconds": round(seconds, 2),
@@ -315,9 +319,12 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _content_hash(root: Path, files: list[Path]) -> str:
+def content_hash(root: Path, files: Iterable[Path] | None = None) -> str:
+    """SHA-256 of what a folder holds: of each file, in the order of the paths, its path below `root`, a zero byte, and the SHA-256 of
+    its content. Neither the folder's own name nor any time is part of it. `files`: only these, in this order.
+    """
     digest = hashlib.sha256()
-    for path in files:
+    for path in sorted(p for p in root.rglob("*") if p.is_file()) if files is None else files:
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
