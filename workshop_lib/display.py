@@ -47,7 +47,7 @@ class Table:
     def __repr__(self) -> str:
         lines = [self.header, *self.rows]
         widths = [max(map(_width, column)) for column in zip(*lines)]
-        return "\n".join("  ".join(_pad(cell, w) for cell, w in zip(line, widths)).rstrip() for line in lines)
+        return "\n".join("  ".join(pad(cell, w) for cell, w in zip(line, widths)).rstrip() for line in lines)
 
     def _repr_html_(self) -> str:
         def cells(row: Sequence[str], tag: str) -> str:
@@ -124,6 +124,11 @@ def plain_logs(axes) -> None:
             axis.set_minor_formatter("")
 
 
+def pad(text: str, width: int) -> str:
+    """Text filled with spaces to `width` columns of a terminal, where a Korean character takes two."""
+    return text + " " * (width - _width(text))
+
+
 def _visible(piece: str) -> str:
     if re.fullmatch("<[0-9A-F]{2}( [0-9A-F]{2})*>", piece):  # bytes in hexadecimal: the spaces only keep them apart
         return piece
@@ -134,7 +139,3 @@ def _width(text: str) -> int:
     import unicodedata
 
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def _pad(text: str, width: int) -> str:
-    return text + " " * (width - _width(text))

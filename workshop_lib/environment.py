@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from workshop_lib.workspace import Job
+from workshop_lib.workspace import REPOSITORY, Job
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,15 @@ def doctor() -> list[Finding]:
 
 def doctor_table(findings: list[Finding]) -> str:
     """The findings as text, a line each, grouped."""
+    from workshop_lib.display import pad
+
     lines, group = [], None
     for row in findings:
         if row.group != group:
             group = row.group
             lines.append(f"\n[{group}]")
         mark = "✅ 준비됨" if row.ready else "⬜ 없음  "
-        lines.append(f"{mark}  {row.name:<16} {row.used_for} — {row.detail}")
+        lines.append(f"{mark}  {pad(row.name, 17)} {row.used_for} — {row.detail}")
     return "\n".join(lines).strip()
 
 
@@ -77,6 +79,18 @@ def machine() -> dict[str, object]:
 def usable_cores() -> int:
     """The CPU cores that this process may use (a container often grants fewer than the machine has)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def suggestion() -> str:
+    """Which profile to begin with on this machine, and how to start, in one Korean line."""
+    facts = machine()
+    here = f"{facts['system']}, CPU {facts['cores']}코어, 메모리 {facts['memory_gb']} GB"
+    if facts["accelerator"]:
+        place = "NGC 컨테이너" if os.environ.get("NVIDIA_PYTORCH_VERSION") else "GPU가 있는 컴퓨터"
+        return f"{place}({facts['accelerator']}): gpu 프로필. WORKSHOP_PROFILE=gpu make lab"
+    if facts["cores"] >= 8 and facts["memory_gb"] >= 15:
+        return f"{here}, GPU 없음: tiny 프로필로 시작하고, 넉넉하므로 small도 된다. WORKSHOP_PROFILE=small make lab"
+    return f"{here}, GPU 없음: tiny 프로필. make lab"
 
 
 def matmul_gflops() -> float:
@@ -134,6 +148,18 @@ def _program(name: str) -> Callable[[], str | None]:
     return lambda: name if shutil.which(name) else None
 
 
+def _memory() -> str | None:
+    import psutil
+
+    total = psutil.virtual_memory().total / 1e9
+    return f"{total:.1f} GB" if total >= 3.5 else None  # a machine sold as 4 GB keeps some to itself
+
+
+def _disk() -> str | None:
+    free = shutil.disk_usage(REPOSITORY).free / 1e9
+    return f"{free:.1f} GB 남음" if free >= 1 else None
+
+
 def _any(*ways: Callable[[], str | None]) -> Callable[[], str | None]:
     return lambda: next((found for way in ways if (found := way())), None)
 
@@ -173,6 +199,8 @@ _SERVE = "NVIDIA GPU가 있는 기계에서 쓴다. 컨테이너로 띄우는 �
 
 TOOLS = (
     Tool("Python", "기본", "3.11 이상", _python, "Python 3.11 이상을 설치한다"),
+    Tool("메모리", "기본", "4 GB", _memory, "다른 프로그램을 닫거나 메모리가 더 있는 기계를 쓴다"),
+    Tool("디스크", "기본", "산출물 1 GB", _disk, "저장소가 있는 디스크를 비운다"),
     Tool("PyTorch", "기본", "텐서와 학습", _package("torch"), _REINSTALL),
     Tool("transformers", "기본", "모델과 토크나이저", _package("transformers"), _REINSTALL),
     Tool("datasets", "기본", "2주차 말뭉치", _package("datasets"), _REINSTALL),
@@ -197,6 +225,9 @@ TOOLS = (
     Tool("NeMo AutoModel", "NVIDIA", "5·6주차 대규모 학습", _package("nemo-automodel"),
          "따로 만든 환경에 `pip install nemo-automodel`"),
     Tool("Megatron Core", "NVIDIA", "5주차 모델 병렬", _package("megatron-core"), _NGC),
+    Tool("Megatron-Bridge", "NVIDIA", "체크포인트 변환", _package("megatron-bridge"), _NGC),
+    Tool("Hugging Face Hub", "네트워크", "공개 모델과 데이터", lambda: "연결됨" if online() else None,
+         "없어도 된다. Hub를 쓰는 셀은 건너뛴다"),
     Tool("Docker", "컨테이너", "docker/의 이미지", _program("docker"), "Docker를 설치한다. 없어도 노트북은 돌아간다"),
 )
 

@@ -16,12 +16,17 @@ from workshop_lib import WorkshopError
 START, END = "\x02", "\x03"  # stand before the first and after the last character of a text
 
 
+def neighbours(text: str) -> list[tuple[str, str]]:
+    """Each character with the one after it, START before the first and END after the last: one pair more than characters."""
+    marked = START + text + END
+    return list(zip(marked, marked[1:]))
+
+
 def count_next(texts: Iterable[str]) -> dict[str, dict[str, int]]:
     """How often each character follows each: {before: {after: count}}, with START before a text and END after it."""
     table: dict[str, Counter] = {}
     for text in texts:
-        marked = START + text + END
-        for before, after in zip(marked, marked[1:]):
+        for before, after in neighbours(text):
             table.setdefault(before, Counter())[after] += 1
     return {before: dict(counts) for before, counts in table.items()}
 

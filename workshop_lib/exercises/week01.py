@@ -7,7 +7,17 @@ import random
 
 from workshop_lib import WorkshopError, first_model
 from workshop_lib.exercises import Exercise, Mistake, checker
-from workshop_lib.first_model import END, START, count_next, draw, to_probabilities, with_temperature
+from workshop_lib.first_model import END, START, count_next, draw, neighbours, to_probabilities, with_temperature
+
+
+def _pairs(text, start=START, end=END, step=1):
+    marked = start + text + end
+    return list(zip(marked[::step], marked[1::step]))
+
+
+def _pair_past_the_end(text):
+    marked = START + text + END
+    return [(marked[i], marked[i + 1]) for i in range(len(marked))]
 
 
 def _count(texts, start=START, end=END, step=1):
@@ -327,11 +337,31 @@ def _generations():
 
 EXERCISES = [
     Exercise(
+        name="neighbours", title="이웃한 두 글자", difficulty=1, minutes=5, reference=neighbours,
+        cases=lambda: [("나비",), ("가",), ("나무가",), ("",)],
+        hints=(
+            "먼저 `START + text + END`로 표시를 붙인 문자열을 만든다. START와 END는 변수이므로 따옴표를 쓰지 않는다.",
+            "첫 글자를 뗀 문자열은 `marked[1:]`이다. 원래 것과 나란히 놓으면 같은 자리에 이웃이 온다.",
+            "두 문자열을 `zip`에 넣으면 쌍이 차례로 나온다. `list(...)`로 감싸 리스트로 돌려준다.",
+        ),
+        mistakes=(
+            Mistake(lambda text: _pairs(text, "", ""), "START와 END가 빠졌다. 글 앞뒤에 표시를 붙인 뒤에 쌍을 만든다."),
+            Mistake(lambda text: _pairs(text, start=""), "START가 빠졌다. 첫 글자가 무엇의 뒤에 오는지도 쌍으로 남긴다."),
+            Mistake(lambda text: _pairs(text, end=""), "END가 빠졌다. 마지막 글자 뒤에 글이 끝난다는 것도 쌍으로 남긴다."),
+            Mistake(lambda text: _pairs(text, "START", "END"), "다섯 글자 'START'를 붙였다. 따옴표 없이 변수 START와 END를 쓴다."),
+            Mistake(lambda text: _pairs(text, step=2), "쌍을 하나씩 건너뛰었다. 가운데 글자는 앞 쌍의 뒤이자 뒤 쌍의 앞이다."),
+            Mistake(lambda text: [(b, a) for a, b in neighbours(text)], "순서가 거꾸로다. (앞 글자, 뒤 글자) 차례로 묶는다."),
+            Mistake(lambda text: [a + b for a, b in neighbours(text)], "두 글자를 이어 붙인 문자열이다. `(앞, 뒤)`처럼 쌍으로 둔다."),
+            Mistake(lambda text: neighbours(text)[:1], "첫 쌍만 돌려주었다. return이 for 안에 들어가 있지 않은지 본다."),
+            Mistake(_pair_past_the_end, "마지막 글자 뒤를 보려다 IndexError가 났다. 쌍의 수는 표시를 붙인 글자 수보다 하나 적다."),
+        ),
+    ),
+    Exercise(
         name="count_next", title="다음 글자 세기", difficulty=2, minutes=10, reference=count_next,
         cases=lambda: [(["나비"],), (["가가가", "가나"],), (["나비", "나무", "비"],), ([],)],
         hints=(
-            "글 앞에 START, 뒤에 END를 붙인 문자열을 먼저 만든다.",
-            "한 칸 어긋난 두 문자열을 `zip`으로 나란히 훑으면 (앞 글자, 뒤 글자) 쌍이 나온다.",
+            "글을 하나씩 꺼내 문제 1의 `neighbours`에 넣으면 (앞 글자, 뒤 글자) 쌍이 나온다.",
+            "바깥 딕셔너리에서 앞 글자의 줄을 찾고, 없으면 빈 줄을 만든다. 그 줄에서 뒤 글자의 횟수를 하나 올린다.",
             "`table.setdefault(앞, {})`로 줄을 만들고, 그 줄의 뒤 글자 값을 `get(뒤, 0) + 1`로 올린다.",
         ),
         mistakes=(
