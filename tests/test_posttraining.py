@@ -1,6 +1,7 @@
 """The alignment stage on a model of seconds: every artefact loads, every number of the report is there, and says what it should."""
 
 import json
+import random
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -177,6 +178,7 @@ def test_small_talk_is_split_by_question_and_told_as_it_is(base, tmp_path):
     assert smalltalk.is_there(data) and not smalltalk.is_there(None) and not smalltalk.is_there(out)
     tokenizer = AutoTokenizer.from_pretrained(base)
     metrics, curves = smalltalk.align(job, load_model(base), tokenizer, Training(3, 8, 1e-3), Training(2, 8, 1e-3))
+    assert metrics["chatbot_skipped"] == metrics["chatbot_too_long"] == 0
     assert metrics["chatbot_train"] + metrics["chatbot_held_out"] == 180 and metrics["chatbot_held_out"] % 2 == 0
     assert len(curves["chatbot_sft"]) == 3 and len(curves["chatbot_dpo"]) == 2
     for when in ("before", "after"):
@@ -184,6 +186,17 @@ def test_small_talk_is_split_by_question_and_told_as_it_is(base, tmp_path):
             assert 0 <= metrics[f"chatbot_distinct2{way}_{when}"] <= 1 and 0 < metrics[f"chatbot_commonest{way}_{when}"] <= 1
     assert not any(np.isnan(value) for value in metrics.values())
     assert len(read(out / "chatbot_answers.jsonl")) == min(10, metrics["chatbot_held_out"]) and load_model(out / "chatbot")
+
+
+def test_every_row_of_small_talk_is_in_a_part_or_counted(base, tmp_path):
+    from transformers import AutoTokenizer
+
+    questions = [f"질문 {number}번" for number in range(60)] + ["왜? " * 90, "네?<|end|>", " "]
+    data, tokenizer = chatbot_folder(tmp_path, questions), AutoTokenizer.from_pretrained(base)
+    found = smalltalk.talk(data, tokenizer, 128, 1_000, random.Random(0))
+    assert (found.skipped, found.too_long) == (2, 1) and len(found.train) + len(found.test) == 60 and found.test
+    assert {row["question"] for row in found.train}.isdisjoint(row["question"] for row in found.test)
+    assert smalltalk.talk(data, tokenizer, 16, 1_000, random.Random(0)).too_long == 61
 
 
 def test_too_little_small_talk_says_so(base, tmp_path):
