@@ -1,6 +1,7 @@
 """Exercises check themselves: the reference passes, the stub is pending, every known mistake gets its own hint."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -116,6 +117,22 @@ def test_an_endless_loop_is_stopped(monkeypatch):
 def test_a_mistake_is_named_and_never_raised(student, words):
     verdict = ex.judge(DOUBLE, student)
     assert verdict.state == "wrong" and words in verdict.message
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda codes, scale, names: (codes, 2 * scale, names), ("2번째 결과의 [0, 1] 자리에 0.5", "1이(가) 나왔다", "19개")),
+    (lambda codes, scale, names: (codes.astype(float), scale, names), ("1번째 결과", "자료형", "int64", "float64")),
+    (lambda codes, scale, names: (codes[:2], scale, names), ("1번째 결과", "모양이 (3,)", "(2,)")),
+    (lambda codes, scale, names: (codes, scale, names | {"나": 3}), ("3번째 결과의 '나'에 2", "3이(가) 나왔다")),
+    (lambda codes, scale, names: [codes, scale, names], ("tuple이 아니라 list",)),
+])  # fmt: skip
+def test_of_several_results_the_first_wrong_one_is_named(change, words):
+    def parts(n):
+        return np.arange(3), np.arange(n).reshape(4, -1) / 2, {"가": 1, "나": 2}
+
+    exercise = replace(DOUBLE, reference=parts, cases=lambda: [(20,)], mistakes=())
+    verdict = ex.judge(exercise, lambda n: change(*parts(n)))
+    assert all(word in verdict.message for word in words), verdict.message
 
 
 def test_what_the_student_prints_is_not_shown(capsys):

@@ -29,6 +29,7 @@ from workshop_lib import WorkshopError
 
 TIME_LIMIT = 5.0  # seconds for all cases of one exercise together
 LONGEST_SHOWN = 90  # characters of a value in a message
+MOST_SHOWN = 12  # numbers of an array that a message shows; of a larger one it shows the first that is wrong
 
 
 class Kw(dict):
@@ -116,9 +117,14 @@ def judge(exercise: Exercise, student: Callable) -> Verdict:
     """The verdict on a student's function; never raises for anything that the student's code does."""
     if student is exercise.reference:
         return Verdict("pending", f"{exercise.title}: 지금은 기준 구현이다. 함수를 쓴 셀을 다시 실행한 뒤 확인한다.")
-    wanted = [_call(exercise.reference, case) for case in exercise.cases()]
     with _private_random_state():
-        got, finished = _within_limit(lambda: _outcomes(student, exercise.cases()), TIME_LIMIT)
+        got, finished = _within_limit(lambda: outcomes(student, exercise.cases()), TIME_LIMIT)
+    return decide(exercise, got, finished)
+
+
+def decide(exercise: Exercise, got: list, finished: bool) -> Verdict:
+    """The verdict on what a function did: `got` holds `outcomes` of the first cases, of all of them if it `finished`."""
+    wanted = list(outcomes(exercise.reference, exercise.cases()))
     if any(isinstance(o, Raised) and o.kind is NotImplementedError for o in got):
         return Verdict("pending", f"{exercise.title}: 아직 구현 전")
     for index, (case, want, have) in enumerate(zip(exercise.cases(), wanted, got)):
@@ -168,16 +174,44 @@ def _explain(exercise: Exercise, index: int, case: tuple, want: object, have: ob
     if not same(want[0], have[0], exercise.tolerance):
         if have[0] is None:
             return f"{where}에 None을 돌려주었다. return이 빠지지 않았는지 본다."
-        return f"{where}에 {_show(want[0])}이(가) 나와야 하는데 {_describe_difference(want[0], have[0])}"
+        return _difference(where, want[0], have[0], exercise.tolerance)
     return f"{where}: 결과는 맞지만 호출한 뒤 입력이 달라졌다. 입력을 바꾸어야 하는지, 복사해야 하는지 확인한다."
 
 
-def _describe_difference(want: object, have: object) -> str:
-    if _is_array(want) and _is_array(have) and tuple(want.shape) != tuple(have.shape):
-        return f"모양이 {tuple(want.shape)}가 아니라 {tuple(have.shape)}이다."
+def _difference(where: str, want: object, have: object, tolerance: float) -> str:
+    """Names the first part of a tuple, a dictionary or an array that is not what it should be."""
+    if isinstance(want, tuple) and isinstance(have, tuple) and len(want) == len(have):
+        parts = [(f"{number}번째 결과", w, h) for number, (w, h) in enumerate(zip(want, have), start=1)]
+    elif isinstance(want, Mapping) and isinstance(have, Mapping) and want.keys() == have.keys():
+        parts = [(repr(key), want[key], have[key]) for key in want]
+    else:
+        parts = []
+    for name, w, h in parts:
+        if not same(w, h, tolerance):
+            return _difference(f"{where}의 {name}", w, h, tolerance)
     if type(want) is not type(have) and not (isinstance(want, int | float) and isinstance(have, int | float)):
-        return f"{_show(have)}이(가) 나왔다. 자료형이 {type(want).__name__}이 아니라 {type(have).__name__}이다."
-    return f"{_show(have)}이(가) 나왔다."
+        got = f"{_show(have)}이(가) 나왔다. 자료형이 {type(want).__name__}이 아니라 {type(have).__name__}이다."
+    elif _is_array(want) and _is_array(have):
+        return _array_difference(where, want, have, tolerance)
+    else:
+        got = f"{_show(have)}이(가) 나왔다."
+    return f"{where}에 {_show(want)}이(가) 나와야 하는데 {got}"
+
+
+def _array_difference(where: str, want: object, have: object, tolerance: float) -> str:
+    import numpy as np
+
+    x, y = _to_numpy(want), _to_numpy(have)
+    if x.shape != y.shape:
+        return f"{where}의 모양이 {x.shape}이어야 하는데 {y.shape}이다."
+    if x.dtype.kind != y.dtype.kind:
+        return f"{where}의 자료형이 {want.dtype}이어야 하는데 {have.dtype}이다."
+    if x.size <= MOST_SHOWN or x.dtype.kind not in "biufc":
+        return f"{where}에 {_show(want)}이(가) 나와야 하는데 {_show(have)}이(가) 나왔다."
+    wrong = x != y if x.dtype.kind in "biu" else ~np.isclose(x, y, rtol=tolerance, atol=tolerance, equal_nan=True)
+    place = tuple(np.argwhere(wrong)[0].tolist())
+    w, h = (f"{value:.6g}" if isinstance(value, float) else str(value) for value in (x[place].item(), y[place].item()))
+    return f"{where}의 {list(place)} 자리에 {w}이(가) 나와야 하는데 {h}이(가) 나왔다. 값 {x.size}개 가운데 {wrong.sum()}개가 다르다."
 
 
 def _known_mistake(exercise: Exercise, index: int, got: list) -> str | None:
@@ -185,14 +219,15 @@ def _known_mistake(exercise: Exercise, index: int, got: list) -> str | None:
     candidates = []
     for mistake in exercise.mistakes:
         with _private_random_state():
-            outcomes, _ = _within_limit(lambda m=mistake: _outcomes(m.wrong, exercise.cases()), TIME_LIMIT)
-        if index < len(outcomes) and same(outcomes[index], got[index], exercise.tolerance):
-            agreement = sum(same(a, b, exercise.tolerance) for a, b in zip(outcomes, got))
+            theirs, _ = _within_limit(lambda m=mistake: outcomes(m.wrong, exercise.cases()), TIME_LIMIT)
+        if index < len(theirs) and same(theirs[index], got[index], exercise.tolerance):
+            agreement = sum(same(a, b, exercise.tolerance) for a, b in zip(theirs, got))
             candidates.append((agreement, mistake.hint))
     return max(candidates, key=lambda pair: pair[0])[1] if candidates else None
 
 
-def _outcomes(function: Callable, cases: Sequence[tuple]) -> Iterable[object]:
+def outcomes(function: Callable, cases: Sequence[tuple]) -> Iterable[object]:
+    """What the function does with each case: (result, arguments after the call), or `Raised`."""
     for case in cases:
         yield _call(function, case)
 
@@ -267,12 +302,18 @@ def _same_array(a: object, b: object, tolerance: float) -> bool:
 
     if not (_is_array(a) and _is_array(b)) or type(a).__module__.split(".")[0] != type(b).__module__.split(".")[0]:
         return False
-    x, y = (np.asarray(v.detach().cpu() if hasattr(v, "detach") else v) for v in (a, b))
+    x, y = _to_numpy(a), _to_numpy(b)
     if x.shape != y.shape or x.dtype.kind != y.dtype.kind:
         return False
     if x.dtype.kind in "fc":
         return bool(np.allclose(x, y, rtol=tolerance, atol=tolerance, equal_nan=True))
     return bool(np.array_equal(x, y))
+
+
+def _to_numpy(value: object):
+    import numpy as np
+
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
 
 
 def _arguments(exercise: Exercise, case: tuple) -> str:
@@ -285,7 +326,7 @@ def _arguments(exercise: Exercise, case: tuple) -> str:
 
 def _show(value: object) -> str:
     try:
-        text = f"모양 {tuple(value.shape)}인 배열" if _is_array(value) and math.prod(value.shape) > 12 else repr(value)
+        text = f"모양 {tuple(value.shape)}인 배열" if _is_array(value) and math.prod(value.shape) > MOST_SHOWN else repr(value)
     except Exception:  # a student's own class may have a broken __repr__
         text = f"<{type(value).__name__}>"
     text = " ".join(text.split())

@@ -58,6 +58,10 @@ def _pack(low=lambda codes: codes[..., 0::2], high=lambda codes: codes[..., 1::2
     return pack
 
 
+def _pack_without_shift(codes):
+    return ((codes[..., 0::2] & 15) | (codes[..., 1::2] & 15)).view(torch.uint8)
+
+
 def _pack_halves(codes):
     half = codes.shape[-1] // 2
     return ((codes[..., :half] & 15) | (codes[..., half:] & 15) << 4).view(torch.uint8)
@@ -72,7 +76,8 @@ def _group_cases():
     return [(rows, 4, 4), (rows.clone(), 3, 8), (normal(3, 16, seed=2).abs(), 2, 4), (normal(4, 32, seed=3), 4, 8)]
 
 
-def _groups(scale=lambda blocks, bits: blocks.abs().amax(-1) / (2 ** (bits - 1) - 0.5), rounded=torch.round, clamp=True,
+def _groups(scale=lambda blocks, bits: blocks.abs().amax(-1) / (2 ** (bits - 1) - 0.5), rounded=torch.round,
+            clamp=True, lowest=lambda bits: -(2 ** (bits - 1)),
             cut=lambda weight, group: weight.unflatten(1, (-1, group)), shape=lambda scales: scales):  # fmt: skip
     """Groups with their choices made otherwise."""
 
@@ -81,7 +86,7 @@ def _groups(scale=lambda blocks, bits: blocks.abs().amax(-1) / (2 ** (bits - 1) 
         scales = scale(blocks, bits)
         codes = rounded(blocks / scales.unsqueeze(-1))
         if clamp:
-            codes = codes.clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+            codes = codes.clamp(lowest(bits), 2 ** (bits - 1) - 1)
         return codes.reshape(weight.shape).to(torch.int8), shape(scales)
 
     return quantize
@@ -138,7 +143,7 @@ def _distillation_cases():
     ]
 
 
-def _distillation(swapped=False, squared=True, of_all=lambda gap: gap.sum(-1).mean(), soften_student=True, entropy=True):
+def _distillation(swapped=False, power=2, of_all=lambda gap: gap.sum(-1).mean(), soften_student=True, entropy=True):
     """The loss with its choices made otherwise."""
 
     def loss(student_logits, teacher_logits, temperature=1.0):
@@ -147,7 +152,7 @@ def _distillation(swapped=False, squared=True, of_all=lambda gap: gap.sum(-1).me
         if swapped:
             student, teacher = teacher, student
         gap = teacher.exp() * (teacher * entropy - student)
-        return (temperature**2 if squared else 1) * of_all(gap)
+        return temperature**power * of_all(gap)
 
     return loss
 
@@ -165,6 +170,7 @@ def _percentile_cases():
         ([30, 10, 20, 50, 40], 0.95),
         ([12.0, 7.0, 9.0, 31.0, 8.0, 11.0, 10.0, 95.0, 13.0, 14.0] * 2, 0.95),
         ([5.0, 1.0, 3.0, 2.0], 0.5),
+        ([9, 2, 7, 4, 1, 3, 8], 0.9),
         ([4, 8, 15, 16, 23, 42], 1.0),
         ([7.5], 0.95),
     ]
@@ -263,10 +269,9 @@ def _accept_cases():
     ]  # fmt: skip
 
 
-def _accept(kept=lambda p, q, u: u * q < p, residual=lambda target, draft: (target - draft).clamp(min=0), scale=True):
+def _accept(kept=lambda p, q, u: u * q < p, residual=lambda target, draft: (target - draft).clamp(min=0), scale=lambda x: x / x.sum()):
     def rule(target, draft, token, u):
-        rest = residual(target, draft)
-        return bool(kept(target[token], draft[token], u)), rest / rest.sum() if scale else rest
+        return bool(kept(target[token], draft[token], u)), scale(residual(target, draft))
 
     return rule
 
@@ -323,6 +328,8 @@ EXERCISES = [
             Mistake(_pack(first=lambda c: c), "음수의 부호 비트가 옆 값을 덮었다. 합치기 전에 `& 15`를 한다."),
             Mistake(_pack(first=lambda c: c + 8, second=lambda c: c + 8),
                     "8을 더해 0…15로 바꾸었다. 여기서는 2의 보수 그대로 4비트만 남긴다."),
+            Mistake(_pack_without_shift, "두 값이 같은 4비트에 겹쳤다. 홀수 번째 값을 `<< 4`로 옮긴 다음 합친다."),
+            Mistake(_pack(low=lambda c: c[0::2], high=lambda c: c[1::2]), "첫 축에서 짝지었다. 마지막 축에서 짝짓는다(`[..., 0::2]`)."),
             Mistake(_pack_halves, "앞 절반과 뒤 절반을 짝지었다. 이웃한 두 값이 한 바이트다."),
             Mistake(_pack(kind=torch.int8), "결과가 int8이다. 바이트는 부호가 없으므로 uint8로 읽는다."),
         ),
@@ -343,8 +350,11 @@ EXERCISES = [
                     "2^(b−1) − 1로 나누었다. 음수 쪽의 마지막 눈금을 쓰지 못해 간격이 넓어진다. 2^(b−1) − ½로 나눈다."),
             Mistake(_groups(scale=lambda b, bits: b.abs().amax(-1) / 2 ** (bits - 1)),
                     "2^(b−1)로 나누었다. 양수 쪽의 가장 큰 값이 한 칸이나 잘린다. 2^(b−1) − ½로 나눈다."),
+            Mistake(_groups(scale=lambda b, bits: b.abs().amax(-1) / (2**bits - 1)),
+                    "2^b − 1로 나누었다. 그것은 0부터 위로만 쓸 때의 칸 수라서 큰 값이 잘린다. 2^(b−1) − ½로 나눈다."),
             Mistake(_groups(scale=lambda b, bits: b.amax(-1) / (2 ** (bits - 1) - 0.5)), "절댓값을 취하지 않았다. 음수가 더 크면 잘린다."),
             Mistake(_groups(clamp=False), "번호를 자르지 않았다. 가장 큰 값이 2^(b−1)로 반올림되어 b비트에 들지 않는다."),
+            Mistake(_groups(lowest=lambda bits: 1 - 2 ** (bits - 1)), "아래쪽 끝을 −2^(b−1) + 1로 잘랐다. 음수 쪽은 −2^(b−1)까지 쓴다."),
             Mistake(_groups(rounded=torch.trunc), "반올림하지 않고 잘랐다. 오차가 두 배가 된다."),
             Mistake(_groups_columns, "세로로 묶었다. 한 행에서 이웃한 가중치가 한 묶음이다."),
             Mistake(_groups(shape=lambda scales: scales.unsqueeze(-1)), "배율의 모양은 (출력, 묶음)이다. 나눌 때 늘린 축을 되돌린다."),
@@ -360,7 +370,8 @@ EXERCISES = [
             "`weight.clone()`을 만들고 `[:, column:]`에서 `error[:, None] * inverse[column, column:]`를 뺀다.",
         ),
         mistakes=(
-            Mistake(_gptq_only_rounds, "오차를 나누어 주지 않았다. 그러면 그냥 반올림과 같다."),
+            Mistake(_gptq_only_rounds,
+                    "오차를 나누어 주지 않았다. 그러면 그냥 반올림과 같다. U의 행 U_cj를 쓴다: 열 U_jc에서는 대각선 아래가 모두 0이다."),
             Mistake(_gptq(error=lambda w, q, u, c: w[:, c] - q), "U_cc로 나누지 않았다."),
             Mistake(_gptq(error=lambda w, q, u, c: (w[:, c] - q) / u[c, c] ** 2),
                     "U_cc로 두 번 나누었다. H⁻¹이 아니라 그 촐레스키 인수를 쓰므로 한 번이다."),
@@ -381,9 +392,12 @@ EXERCISES = [
         ),
         mistakes=(
             Mistake(_distillation(swapped=True), "KL의 방향이 거꾸로다. 무게는 교사의 확률이다: KL(교사‖학생)."),
-            Mistake(_distillation(squared=False), "온도의 제곱을 곱하지 않았다. 온도를 올릴수록 기울기가 작아져 거의 배우지 못한다."),
+            Mistake(_distillation(power=0), "온도의 제곱을 곱하지 않았다. 온도를 올릴수록 기울기가 작아져 거의 배우지 못한다."),
+            Mistake(_distillation(power=1), "온도를 한 번만 곱했다. 기울기는 온도의 제곱만큼 작아지므로 제곱을 곱한다."),
             Mistake(_distillation(soften_student=False), "학생의 로짓은 온도로 나누지 않았다. 두 분포를 같은 온도에서 견준다."),
             Mistake(_distillation(of_all=torch.Tensor.mean), "어휘까지 평균했다. 어휘 축은 더하고 자리만 평균한다."),
+            Mistake(_distillation(of_all=lambda gap: gap.sum() / len(gap)),
+                    "첫 차원의 크기로만 나누었다(`kl_div`의 batchmean이 그렇다). 앞의 차원이 둘이면 모든 자리의 수로 나눈다."),
             Mistake(_distillation(of_all=torch.Tensor.sum), "자리까지 더했다. 글이 길수록 손실이 커진다. 자리는 평균한다."),
             Mistake(_distillation(entropy=False), "교사의 로그 확률을 빼지 않은 교차 엔트로피다. 학생이 교사와 같아도 0이 되지 않는다."),
             Mistake(_distillation_hard, "교사가 고른 토큰 하나만 정답으로 삼았다. 나머지 확률에 담긴 것을 버린다."),
@@ -400,6 +414,7 @@ EXERCISES = [
         mistakes=(
             Mistake(_percentile_at(lambda share, n: int(share * n)), "한 칸 뒤를 골랐다. ⌈비율 × n⌉번째의 번호는 거기서 1을 뺀 것이다."),
             Mistake(_percentile_at(lambda share, n: math.floor(share * n) - 1), "내림했다. 올려야 그 값 이하인 것이 비율만큼 된다."),
+            Mistake(_percentile_at(lambda share, n: round(share * n) - 1), "반올림했다. 올려야 그 값 이하인 것이 언제나 비율만큼 된다."),
             Mistake(_percentile_at(lambda share, n: math.ceil(share * n) - 1, ordered=list),
                     "줄을 세우지 않았다. 먼저 작은 것부터 늘어놓는다."),
             Mistake(_percentile_at(lambda share, n: math.ceil((1 - share) * n) - 1),
@@ -444,7 +459,10 @@ EXERCISES = [
             Mistake(_accept(residual=lambda target, draft: target),
                     "버린 뒤에 목표에서 그대로 뽑았다. 초안이 자주 내놓는 토큰이 두 번 기회를 얻는다."),
             Mistake(_accept(residual=lambda target, draft: (target - draft).abs()), "차이의 절댓값에서 뽑았다. 초안이 더 큰 자리는 0이다."),
-            Mistake(_accept(scale=False), "남은 것의 합이 1이 아니다. 합으로 나누어 확률로 만든다."),
+            Mistake(_accept(residual=lambda target, draft: (draft - target).clamp(min=0)),
+                    "거꾸로 뺐다. 초안이 너무 드물게 내놓는 토큰에서 다시 뽑으므로 목표에서 초안을 뺀다."),
+            Mistake(_accept(scale=lambda x: x.softmax(-1)), "softmax를 했다. 0이어야 할 토큰까지 뽑히게 된다. 합으로 나누기만 한다."),
+            Mistake(_accept(scale=lambda x: x), "남은 것의 합이 1이 아니다. 합으로 나누어 확률로 만든다."),
         ),
     ),
     Exercise(
