@@ -77,6 +77,19 @@ def _mask_without_start(messages, encode):
     return ids[1:], mask[1:]
 
 
+def _mask_one_by_one(messages, encode):
+    ids, mask = [], []
+    for message in messages:
+        piece = encode(render_chat([message]))
+        ids, mask = ids + piece, mask + [int(message["role"] == "assistant")] * len(piece)
+    return ids, mask
+
+
+def _mask_of_truths(messages, encode):
+    ids, mask = loss_mask(messages, encode)
+    return ids, [kept == 1 for kept in mask]
+
+
 # ---------------------------------------------------------------------------------------------- masked_log_probs
 
 
@@ -200,6 +213,14 @@ def _gae(ahead=lambda discount, value: discount * value, here=lambda value: valu
     return estimate
 
 
+def _gae_without_the_last(rewards, values, discount=1.0, lam=0.95):
+    advantages, after = torch.zeros_like(values), torch.zeros_like(values[:, 0])
+    for step in reversed(range(values.shape[1] - 1)):
+        after = rewards[:, step] + discount * values[:, step + 1] - values[:, step] + discount * lam * after
+        advantages[:, step] = after
+    return advantages
+
+
 # ---------------------------------------------------------------------------------------------- ppo_policy_loss
 
 
@@ -274,6 +295,9 @@ EXERCISES = [
             Mistake(_mask(last=True), "마지막 답만 배운다. 앞선 답도 assistant의 말이다."),
             Mistake(_mask(moved=-1), "한 칸 앞으로 밀렸다. 마스크는 배울 토큰 자신의 자리에 놓는다. 미는 일은 손실이 한다."),
             Mistake(_mask(roles=("user",)), "user의 말을 골랐다. 배울 것은 assistant의 말이다."),
+            Mistake(_mask_one_by_one,
+                    "말마다 따로 틀을 입혔다. <s>가 여러 번 붙고 <|assistant|>까지 배운다. 글 전체를 한 번에 encode한다."),
+            Mistake(_mask_of_truths, "True와 False로 적었다. 1과 0으로 적는다."),
             Mistake(_mask_without_start, "맨 앞의 <s>가 없다. 글 전체를 한 번에 encode한 것을 ids로 쓴다."),
         ),
     ),
@@ -291,6 +315,10 @@ EXERCISES = [
             Mistake(_log_probs(mask_cut=slice(None, -1)),
                     "마스크를 밀지 않았다. 마스크는 토큰의 자리에 있으므로 토큰과 함께 처음을 버린다."),
             Mistake(_log_probs(scores=lambda x: x.softmax(-1)), "확률을 더했다. 글의 확률은 곱이므로 로그를 더한다."),
+            Mistake(_log_probs(scores=lambda x: x.log_softmax(1)), "softmax를 길이 방향으로 냈다. 어휘 방향(마지막 축)으로 낸다."),
+            Mistake(_log_probs(scores=lambda x: -x.log_softmax(-1)),
+                    "부호가 거꾸로다. −log 확률은 손실(교차 엔트로피)이고, 여기서는 log 확률이다."),
+            Mistake(_log_probs(total=lambda found, _: found.sum()), "배치 전체를 하나로 더했다. 합은 글마다 하나다."),
             Mistake(_log_probs(scores=lambda x: x), "로짓을 그대로 더했다. log_softmax를 거쳐야 로그 확률이다."),
             Mistake(_log_probs(masked=False), "마스크를 쓰지 않았다. 질문과 빈칸까지 셌다."),
             Mistake(_log_probs_mean, "토큰 수로 나누었다. log π(y|x)는 합이다."),
@@ -310,6 +338,8 @@ EXERCISES = [
                     "차이의 부호가 거꾸로다. 고른 답에서 버린 답을 뺀다."),
             Mistake(lambda chosen, rejected: -torch.log(torch.sigmoid(chosen - rejected)).mean(),
                     "σ가 0으로 반올림된 뒤에 log를 씌워 무한대가 되었다. `F.logsigmoid`가 둘을 함께 한다."),
+            Mistake(lambda chosen, rejected: F.logsigmoid(chosen - rejected).mean(), "−가 빠졌다. 줄일 손실은 log 확률에 −를 붙인 것이다."),
+            Mistake(lambda chosen, rejected: -F.logsigmoid(chosen - rejected), "쌍마다의 손실이다. 평균해서 수 하나로 돌려준다."),
             Mistake(lambda chosen, rejected: -F.logsigmoid(chosen - rejected).sum(), "쌍의 손실을 더했다. 배치가 커도 같도록 평균한다."),
             Mistake(lambda chosen, rejected: (1 - torch.sigmoid(chosen - rejected)).mean(),
                     "질 확률의 평균이다. 로그가 빠져서, 크게 틀린 쌍에서 기울기가 사라진다."),
@@ -331,6 +361,9 @@ EXERCISES = [
             Mistake(_margin(scale=False), "β를 곱하지 않았다."),
             Mistake(_margin(join=lambda chosen, rejected: rejected - chosen),
                     "부호가 거꾸로다. 정책이 고른 답을 더 좋아할수록 커져야 한다."),
+            Mistake(lambda chosen, rejected, before, after, beta: beta * (chosen - rejected) - (before - after),
+                    "β를 정책의 차이에만 곱했다. 기준 모델을 뺀 다음 전체에 곱한다."),
+            Mistake(lambda *sums: implicit_margin(*sums).mean(), "평균했다. 쌍마다 값 하나씩 돌려준다."),
             Mistake(_margin(join=lambda chosen, rejected: chosen + rejected), "두 보상을 더했다. 차이를 구한다."),
             Mistake(_margin(score=lambda policy, reference: policy / reference), "로그 확률끼리 나누었다. 확률의 비는 로그의 차이다."),
             Mistake(_margin(score=lambda policy, reference: (policy - reference).exp()),
@@ -356,6 +389,9 @@ EXERCISES = [
             Mistake(_dpo(loss=lambda margins, beta: -torch.log(torch.sigmoid(margins)).mean()),
                     "σ가 0으로 반올림된 뒤에 log를 씌웠다. `F.logsigmoid`를 쓴다."),
             Mistake(_dpo(loss=lambda margins, beta: -F.logsigmoid(margins).sum()), "쌍의 손실을 더했다. 평균한다."),
+            Mistake(_dpo(loss=lambda margins, beta: -F.logsigmoid(margins)), "쌍마다의 손실이다. 평균해서 수 하나로 돌려준다."),
+            Mistake(_dpo(margin=lambda *sums: implicit_margin(*sums) / sums[-1] ** 2),
+                    "β로 나누었다. 숨은 보상은 로그 확률의 비에 β를 곱한 것이다."),
             Mistake(_dpo(loss=lambda margins, beta: -F.logsigmoid(margins.mean())),
                     "차이를 먼저 평균했다. 쌍마다 −log σ를 구한 다음 평균한다."),
             Mistake(_dpo(shown=lambda margins, beta: margins / beta), "돌려준 margin에 β가 빠졌다."),
@@ -374,6 +410,7 @@ EXERCISES = [
                     "비가 거꾸로다. 정책에서 뽑은 표본이므로 r은 기준 ÷ 정책이다."),
             Mistake(_kl(k2=lambda x: x**2), "k2에 ½이 빠졌다."),
             Mistake(_kl(k3=lambda x: x.exp() - x), "k3에서 1을 빼지 않았다. 두 모델이 같으면 0이어야 한다."),
+            Mistake(_kl(k3=lambda x: x - 1 - x.log()), "k3에 log r을 r 대신 넣었다. r은 차이에 exp를 씌운 것이다."),
             Mistake(_kl(k3=lambda x: x.exp() - 1), "k3에서 log r을 빼지 않았다. r − 1은 기댓값이 0이라 k1에 더해도 치우치지 않는다."),
             Mistake(_kl(k3=lambda x: x.exp() - 1 + x), "k3의 log r은 뺀다. 더하면 음수가 나올 수 있다."),
             Mistake(_kl(k1=lambda x: x.abs()), "k1에 절댓값을 씌웠다. 음수가 나오는 것이 맞다. 그래야 평균이 KL이다."),
@@ -400,6 +437,7 @@ EXERCISES = [
             Mistake(_gae(here=lambda value: 0 * value), "V_t를 빼지 않았다. 이득은 기대했던 것보다 얼마나 나았는지다."),
             Mistake(_gae(last=lambda values: values[:, -1]),
                     "글이 끝난 뒤의 값으로 마지막 값을 썼다. 끝난 뒤에는 받을 것이 없으므로 0이다."),
+            Mistake(_gae_without_the_last, "마지막 토큰의 이득이 비었다. 보상이 거기서 나오므로 거기서부터 셈한다. 그 뒤의 V는 0이다."),
             Mistake(_gae(returns=True), "이득에 값을 더했다. 그것은 값 함수가 배울 목표다. 이득만 돌려준다."),
         ),
         tolerance=1e-5,
@@ -417,6 +455,10 @@ EXERCISES = [
             Mistake(_ppo(choose=lambda free, cut: cut),
                     "자른 쪽만 썼다. 나쁜 쪽으로 멀어진 토큰을 되돌릴 기울기가 사라진다. 둘 중 작은 것을 고른다."),
             Mistake(_ppo(choose=torch.maximum), "둘 중 큰 것을 골랐다. 잘라서 막으려던 것을 되살린다. 작은 것을 고른다."),
+            Mistake(_ppo(cut=lambda ratio, clip: ratio.clamp(-clip, clip)),
+                    "0의 둘레에서 잘랐다. 비는 1의 둘레, 1 − ε과 1 + ε 사이로 자른다."),
+            Mistake(_ppo(mean=lambda gain, mask: ((gain * mask).sum(-1) / mask.sum(-1)).mean()),
+                    "답마다 평균한 다음 다시 평균했다. 마스크가 고른 토큰 모두에서 한 번에 평균한다."),
             Mistake(_ppo_cut_before, "A를 곱하기 전에 작은 것을 골랐다. A가 음수이면 크기의 순서가 바뀐다. A를 곱한 다음 고른다."),
             Mistake(_ppo(ratio=lambda new, old: new / old), "로그 확률끼리 나누었다. 비는 차이에 exp를 씌운 것이다."),
             Mistake(_ppo(ratio=lambda new, old: (old - new).exp()), "비가 거꾸로다. 지금 정책이 분자다."),
