@@ -156,7 +156,7 @@ class GgufModel:
             import llama_cpp
         except ImportError as error:
             raise WorkshopError(
-                "llama.cpp가 없다. `pip install llama-cpp-python`이 소스에서 짓는다(코어 두 개로 10분 남짓). "
+                "llama.cpp가 없다. `pip install llama-cpp-python`이 소스에서 지으며, 오래 걸린다. "
                 "없어도 이 파일은 read_gguf와 load_gguf로 읽는다."
             ) from error
         defaults = llama_cpp.llama_cpp.llama_model_default_params
