@@ -3,13 +3,14 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from workshop_lib import WorkshopError
 from workshop_lib.architectures.transformer import Transformer, TransformerConfig, generate
-from workshop_lib.calibration import collect, linear_layers
+from workshop_lib.calibration import collect, linear_layers, output_error
 from workshop_lib.quantization import absmax_int8
 from workshop_lib.quantized import (
     METHODS,
@@ -64,6 +65,17 @@ def test_a_quantised_model_answers_as_its_dequantised_weights_do(model, statisti
         assert not torch.allclose(small(WINDOWS), model(WINDOWS), atol=1e-4)
     prompt = WINDOWS[0, :5].tolist()
     assert generate(small, prompt, 12, seed=1) == generate(plain, prompt, 12, seed=1)  # the cache of a decoding step as well
+
+
+def test_the_codes_stand_for_nearly_the_same_layers_and_calibrated_ones_for_nearer_ones(model, statistics):
+    def error(*form):
+        return np.mean([output_error(layer.weight.detach(), quantize_weight(layer.weight, *form, statistics[name]).weight(),
+                                     statistics[name].hessian) for name, layer in linear_layers(model).items()])  # fmt: skip
+
+    for form in FORMS:
+        assert error(*form) < {8: 1e-4, 4: 0.04, 3: 0.05, 2: 0.4}[form[1]]
+    plain = error("round", 3, 64)
+    assert error("gptq", 3, 64) < 0.6 * plain and error("awq", 3, 64) < 0.8 * plain
 
 
 @pytest.mark.parametrize("method, bits, group", FORMS)
