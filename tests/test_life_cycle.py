@@ -2,7 +2,7 @@
 
 import pytest
 
-from workshop_lib import life_cycle
+from workshop_lib import environment, life_cycle
 from workshop_lib.profile import get_profile
 from workshop_lib.workspace import STAGES, Stage, Workspace
 
@@ -54,3 +54,10 @@ def test_the_rows_say_what_stands_in_the_workspace(tmp_path):
     assert [row["폴더"] for row in rows] == list(STAGES)
     assert {row["내 작업 공간"] for row in rows} == {"아직 없음"}
     assert all(STAGES[name].product in row["들어가는 것"] for row in rows for name in STAGES[row["폴더"]].inputs)
+
+
+def test_the_folder_map_names_tools_that_the_doctor_knows_and_frames_those_that_are_here():
+    named = {tool for _, _, _, tools in life_cycle.READERS.values() for tool in tools}
+    assert named <= {tool.name for tool in environment.TOOLS}
+    lines = [patch.get_linestyle() for patch in life_cycle.folder_map({"transformers"}).axes[0].patches if hasattr(patch, "get_boxstyle")]
+    assert lines.count("-") == 2 and lines.count("--") == len(life_cycle.READERS) - 1  # the folder itself and transformers

@@ -209,6 +209,8 @@ TOOLS = (
     Tool("kiwipiepy", "기본", "3주차 형태소 경계", _package("kiwipiepy"), _REINSTALL),
     Tool("JupyterLab", "기본", "노트북", _package("jupyterlab"), _REINSTALL),
     Tool("한글 글꼴", "기본", "그림의 한글", lambda: Path(korean_font()).stem if korean_font() else None, _REINSTALL),
+    Tool("peft", "기본", "6주차 LoRA·DoRA", _package("peft"), _REINSTALL),
+    Tool("trl", "기본", "9주차 정렬", _package("trl"), _REINSTALL),
     Tool("bitsandbytes", "배포", "8주차 INT8·NF4 비교", _package("bitsandbytes"), _REINSTALL),
     Tool("torchao", "배포", "8주차 INT8 비교", _package("torchao"), _REINSTALL),
     Tool("ONNX Runtime", "배포", "8주차 내보낸 그래프 실행", _package("onnxruntime"), _REINSTALL),

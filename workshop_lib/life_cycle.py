@@ -1,4 +1,4 @@
-"""Week 1: the course as a map, drawn from `workspace.STAGES` so that it cannot go out of date.
+"""Week 1: two maps. The course, drawn from `workspace.STAGES` so that it cannot go out of date; and who reads a model's folder.
 
 A box is a stage with what it makes; an arrow says who reads it. An input that another input already stands on is left out of
 the drawing (every stage from week 4 on reads the corpus), but stands in `rows`.
@@ -6,7 +6,7 @@ the drawing (every stage from week 4 on reads the corpus), but stands in `rows`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from workshop_lib.workspace import STAGES, Workspace
@@ -22,6 +22,17 @@ PARTS = {
     "배포": ((8, 10), "#f6d5e5"),
 }
 LAST = ("통합", "채팅 데모와 성적표")  # week 10 puts together what stands, and is no stage of the workspace
+# What reads (and writes) a folder in Hugging Face's form: place in the map, what it does, whether it gives such a folder back,
+# and the doctor's names of the tools. Megatron Core's own checkpoint is reached over Megatron-Bridge only.
+READERS = {
+    "transformers": ((0, 1), "불러 쓰고 시험한다", True, ("transformers",)),
+    "peft · trl": ((0, 0), "미세조정, 정렬", True, ("peft", "trl")),
+    "ONNX · GGUF": ((0, -1), "내보내어 가볍게", False, ("ONNX Runtime",)),
+    "NeMo AutoModel": ((2, 1), "변환 없이 여러 GPU로", True, ("NeMo AutoModel",)),
+    "Megatron-Bridge": ((2, 0), "이름과 모양을 바꾼다", True, ("Megatron-Bridge",)),
+    "vLLM · TensorRT-LLM": ((2, -1), "서버에서 빠르게", False, ("vLLM", "TensorRT-LLM")),
+    "Megatron Core": ((3, 0), "모델을 쪼개어 학습", True, ("Megatron Core",)),
+}
 WIDTH, HEIGHT = 0.84, 0.7  # of a box, where columns and rows are 1 apart
 
 
@@ -84,22 +95,49 @@ def figure(note: Callable[[str], str] | None = None) -> Figure:
     return fig
 
 
-def _box(axes, middle: tuple, size: tuple, title: str, product: str, colour: str, note: str | None) -> None:
+def folder_map(ready: Collection[str]) -> Figure:
+    """Who reads a model's folder, and over what; a solid frame for the tools in `ready` (names of `workshop doctor`)."""
+    from workshop_lib.display import pyplot
+
+    plt = pyplot()
+    fig, axes = plt.subplots(figsize=(10, 3.4), layout="constrained")
+    size, middle = (WIDTH, HEIGHT), (1, 0)
+    _box(axes, middle, size, "config · 가중치 · 토크나이저", "Hugging Face 폴더", PARTS["사전학습"][1], None)
+    for name, (place, does, back, tools) in READERS.items():
+        here = all(tool in ready for tool in tools)
+        source = (2, 0) if place[0] == 3 else middle
+        left = place[0] < source[0]
+        start, end = (place, source) if left else (source, place)
+        _arrow(axes, start, end, style="<|-|>" if back else "<|-" if left else "-|>", line="-" if here else "--")
+        _box(axes, place, size, does, name, PARTS["데이터" if here else "배포"][1], None, "-" if here else "--")
+    axes.plot([], [], "s", color=PARTS["데이터"][1], markersize=11, label="이 컴퓨터에 있다")
+    axes.plot([], [], "s", color=PARTS["배포"][1], markersize=11, label="이 컴퓨터에 없다")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.08), ncols=2, frameon=False)
+    axes.set(xlim=(-0.5, 3.5), ylim=(-1.45, 1.6))
+    axes.axis("off")
+    plt.close(fig)
+    return fig
+
+
+def _box(
+    axes, middle: tuple, size: tuple, title: str, product: str, colour: str, note: str | None, line: str = "-",
+) -> None:  # fmt: skip
     from matplotlib.patches import FancyBboxPatch
 
     (x, y), (width, height) = middle, size
     style = "round,pad=0,rounding_size=0.06"
-    axes.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, boxstyle=style, fc=colour, ec="#555555"))
+    corner = (x - width / 2, y - height / 2)
+    axes.add_patch(FancyBboxPatch(corner, width, height, boxstyle=style, fc=colour, ec="#555555", ls=line))
     lines = [(title, 8.5, "#444444"), (product, 10, "#000000"), *([(note, 7.5, "#444444")] if note else [])]
     step = 0.24 if len(lines) < 3 else 0.21
-    for i, (line, points, ink) in enumerate(lines):
-        axes.text(x, y + step * ((len(lines) - 1) / 2 - i), line, ha="center", va="center", fontsize=points, color=ink)
+    for i, (text, points, ink) in enumerate(lines):
+        axes.text(x, y + step * ((len(lines) - 1) / 2 - i), text, ha="center", va="center", fontsize=points, color=ink)
 
 
-def _arrow(axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+def _arrow(axes, start: tuple, end: tuple, style: str = "-|>", line: str = "-") -> None:
     axes.annotate(
         "", (end[0] - WIDTH / 2, end[1]), (start[0] + WIDTH / 2, start[1]),
-        arrowprops={"arrowstyle": "-|>", "color": "#777777", "shrinkA": 0, "shrinkB": 0},
+        arrowprops={"arrowstyle": style, "color": "#777777", "ls": line, "shrinkA": 0, "shrinkB": 0},
     )  # fmt: skip
 
 
