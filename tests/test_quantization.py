@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workshop_lib import WorkshopError
+from workshop_lib.exercises import normal
 from workshop_lib.quantization import (
     absmax_int8,
     dequantize_groups,
@@ -21,11 +22,6 @@ from workshop_lib.quantization import (
     unpack_int4,
     zero_point_int8,
 )
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
 
 # --- integers with a scale -------------------------------------------------------------------------------------------------
 
