@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from workshop_lib import WorkshopError, cleaning, cli, course, notebooks, packing, tokenization, workspace
+from workshop_lib import WorkshopError, cleaning, cli, course, notebooks, packing, report_card, tokenization, workspace
 from workshop_lib.corpora import hub, public, stories
 from workshop_lib.profile import PROFILES, with_settings
 from workshop_lib.workspace import Stage, Workspace
@@ -227,8 +227,8 @@ def test_an_artefact_with_a_damaged_file_is_built_anew(finished, name, harm):
     if harm != "deleted":
         path.write_bytes(content[: len(content) // 2] if harm == "cut" else b"")
     assert finished.status("corpus") == "broken" and finished.metrics("corpus") == {}
-    text = course.markdown(finished, {"profile": "", "data": "", "machine": {}, "seconds": {}, "peak_rss_mb": 0})
-    assert f"깨졌다: {name}" in text
+    text = report_card.markdown(finished)
+    assert f"깨졌다: {name} 파일이" in text.replace("\\", "")
     said = []
     finished.require("corpus", said.append)
     assert name in said[0] and finished.status("corpus") == "ready" and finished.meta("corpus")["hash"] == before

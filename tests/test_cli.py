@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from workshop_lib import WorkshopError, cli, course
+from workshop_lib import WorkshopError, cli, report_card
 from workshop_lib.workspace import STAGES, current
 
 
@@ -41,11 +41,11 @@ def test_weeks_that_are_none_are_refused(text):
 def test_run_then_report(tmp_path):
     assert workshop("run", "--weeks", "1", "--home", tmp_path).returncode == 0
     again = workshop("run", "--weeks", "1", "--home", tmp_path)
-    assert "이미 있다" in again.stdout
+    assert "이미 있다" in again.stdout and "0개를 만들었다" in again.stdout and str(tmp_path / "report.html") in again.stdout
     done = workshop("report", "--home", tmp_path)
     assert done.returncode == 0 and "측정 안 함" in done.stdout
     card = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert card.keys() == {"profile", "data", "machine", "weeks", "seconds", "peak_rss_mb"}
+    assert card.keys() == {"profile", "data", "machine", "weeks", "seconds", "peak_rss_mb", "versions", "seed", "lineage"}
     assert card["weeks"]["week01"]["cores"] >= 1
     assert "<title>성적표</title>" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
@@ -53,7 +53,7 @@ def test_run_then_report(tmp_path):
 def test_a_stale_or_missing_stage_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKSHOP_HOME", str(tmp_path))
     space = current()
-    text = course.markdown(space, course.report(space))
+    text = report_card.markdown(space)
     assert text.count("측정 안 함") >= len(STAGES)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from workshop_lib import WorkshopError, alignment_report, course, posttraining, smalltalk, workspace
+from workshop_lib import WorkshopError, alignment_report, posttraining, report_card, smalltalk, workspace
 from workshop_lib.alignment import Behaviour, Training
 from workshop_lib.architectures.transformer import Transformer, TransformerConfig
 from workshop_lib.checkpoints import load_model, save_model
@@ -57,7 +57,7 @@ def test_report_has_the_keys_of_the_course(finished):
     assert {f"{name}_{when}" for name in pairs for when in ("before", "after")} <= metrics.keys()
     assert {"sft_val_loss", "rm_accuracy", "dpo_margin", "ppo_kl", "wanted_loss_change", "ppo_without_kl_reward_after"} <= metrics.keys()
     assert {"imitation_preferred", "plain_preferred", "dpo_minus_imitation_preferred_low"} <= metrics.keys()
-    assert course.HIGHLIGHTS["alignment"].keys() <= metrics.keys()
+    assert report_card.HIGHLIGHTS["alignment"].keys() <= metrics.keys()
     assert not any(key.startswith("chatbot") for key in metrics)
 
 
@@ -100,7 +100,7 @@ def test_answers_curves_and_safety_are_written(finished):
     answers = read(finished.out / "answers.jsonl")
     assert [row["question"] for row in answers] == [row["prompt"] for row in desk.showcase()] and len(answers) == 10
     assert all({"before", "after", "imitation", "plain", "ppo", "ppo_without_kl", "grpo"} <= row.keys() for row in answers)
-    texts = course._samples(finished.out)
+    texts = [row["text"] for row in read(finished.out / "samples.jsonl")]
     assert len(texts) == 10 and all(row["question"] in text and row["after"] in text for row, text in zip(answers, texts))
     steps = {}
     for row in read(finished.out / "curves.jsonl"):

@@ -104,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
                            help="build: 학생판 만들기, check: 두 판 대조, execute: 풀이판 다시 실행")
     notebooks.add_argument("only", nargs="?", metavar="week03", help="execute할 노트북")
     notebooks.add_argument("--to", type=Path, help="execute 결과(ipynb와 html)를 둘 폴더. 없으면 제자리에 쓴다")
+    grade = command("grade", _grade, "학생들의 노트북이 든 폴더를 채점해 CSV와 HTML을 만든다")
+    grade.add_argument("folder", type=Path, metavar="DIR", help="학생마다 하위 폴더 하나, 또는 이름이 붙은 노트북들")
+    grade.add_argument("--weeks", type=_weeks, metavar="2-5", help="채점할 주차 (기본: 한 명이라도 낸 주)")
+    grade.add_argument("--timeout", type=_seconds, default=120.0, metavar="초", help="노트북 하나에 쓸 시간 (기본: 120)")
+    grade.add_argument("--jobs", type=_count, default=1, metavar="N", help="한꺼번에 채점할 노트북 (기본: 1)")
+    grade.add_argument("--out", type=Path, default=Path("grades"), metavar="DIR", help="결과를 둘 폴더 (기본: grades)")
     return parser
 
 
@@ -176,11 +182,11 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from workshop_lib.course import write_report
+    from workshop_lib.report_card import write
 
-    path = write_report(_workspace(options))
-    print(path.read_text(encoding="utf-8"))
-    print(f"그림이 있는 성적표: {path.with_suffix('.html')}")
+    path = write(_workspace(options))
+    print(path.with_suffix(".md").read_text(encoding="utf-8"))
+    print(f"그림이 있는 성적표: {path}")
 
 
 def _doctor(options: argparse.Namespace) -> None:
@@ -260,6 +266,14 @@ def _data(options: argparse.Namespace) -> int:
             print(path)
         return 0
     return 0 if public.check(options.folder) else 1
+
+
+def _grade(options: argparse.Namespace) -> None:
+    from workshop_lib.grading import grade
+
+    folder, out = options.folder.expanduser(), options.out.expanduser()
+    book = grade(folder, out, options.weeks, options.timeout, options.jobs)
+    print(f"학생 {len(book.students)}명, 같은 답이 있는 쌍 {len(book.pairs)}개. {out}에 grades.html, grades.csv, totals.csv를 썼다.")
 
 
 def _notebooks(options: argparse.Namespace) -> int:

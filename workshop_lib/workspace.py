@@ -116,6 +116,14 @@ class Workspace:
                 return name
         return None
 
+    def present_hash(self, stage: str) -> str | None:
+        """The hash of a finished artefact's files as they are now, whatever meta.json says; None if there is none or a file is gone."""
+        meta = self.meta(stage)
+        if meta is None or self.damaged(stage):
+            return None
+        paths = sorted(self.path(stage) / name for name in meta.get("files", ()))
+        return content_hash(self.path(stage), [path for path in paths if path.name not in MEASURED])
+
     def status(self, stage: str) -> str:
         """'missing', 'broken' (files gone or cut short), 'stale' (settings, data or inputs have changed) or 'ready'."""
         meta = self.meta(stage)
