@@ -15,12 +15,7 @@ import pytest
 from workshop_lib.notebooks import NOTEBOOKS
 from workshop_lib.workspace import REPOSITORY
 
-CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium과 chromedriver가 없다"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 RUN_ALL = """
 const done = arguments[arguments.length - 1];
 const panel = window.jupyterapp.shell.currentWidget;
@@ -30,7 +25,7 @@ READY = "return window.jupyterapp?.shell?.currentWidget?.sessionContext?.session
 
 
 @pytest.fixture
-def lab(tmp_path):
+def lab(browser, tmp_path):  # the browser first: without one nothing need be started
     """JupyterLab with the course's settings on a free port, serving copies of the student notebooks."""
     shutil.copytree(NOTEBOOKS, tmp_path / "notebooks")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -48,21 +43,6 @@ def lab(tmp_path):
         finally:
             server.terminate()
             server.wait(20)
-
-
-@pytest.fixture
-def browser(tmp_path):
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1280,1800",
-                 "--disable-background-networking", "--no-first-run", f"--user-data-dir={tmp_path / 'chromium'}"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.set_script_timeout(300)
-    yield driver
-    driver.quit()
 
 
 def wait_for(url, seconds=60):

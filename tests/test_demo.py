@@ -3,7 +3,6 @@
 import html
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +16,6 @@ import pytest
 from workshop_lib import WorkshopError, demo
 
 ANSWER = ["안녕", "하세", "요. ", "<b>반갑</b>", "습니다"]
-CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
 
 
 class Fake(BaseHTTPRequestHandler):
@@ -177,33 +175,10 @@ def test_the_page_answers_over_its_api_and_goes_when_the_block_ends(server):
         urllib.request.urlopen(address, timeout=2)
 
 
-@pytest.fixture
-def browser(tmp_path):
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1100,1300",
-                 "--disable-background-networking", "--no-first-run", f"--user-data-dir={tmp_path / 'chromium'}"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.set_script_timeout(60)
-    yield driver
-    driver.quit()
-
-
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the page did not get there"
-        time.sleep(0.1)
-
-
 @pytest.mark.browser
 @pytest.mark.slow
-@pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium과 chromedriver가 없다")
 @pytest.mark.filterwarnings("ignore")
-def test_a_conversation_in_a_real_browser(server, browser, monkeypatch):
+def test_a_conversation_in_a_real_browser(server, browser, until, monkeypatch):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 

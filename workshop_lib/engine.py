@@ -308,10 +308,14 @@ class Engine:
             )
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a text, as it is. Raises TooLong at once for a text that cannot fit: encoding a megabyte would hold up the others."""
+        """Tokens of a text, as it is. Raises TooLong for a text that cannot fit."""
+        self.check_length(text)
+        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def check_length(self, text: str) -> None:
+        """Raises TooLong for a text that cannot fit, before it is encoded: encoding a megabyte would hold up the others."""
         if len(text.encode("utf-8", "replace")) > self.context * self._longest:
             raise TooLong(f"이 모델의 문맥 길이는 {self.context}토큰인데, 프롬프트가 {len(text)}자이다. 프롬프트를 줄인다.")
-        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     # --- the engine's own thread
 

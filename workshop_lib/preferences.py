@@ -9,14 +9,16 @@ A pair is a conversation that ends with the user's words, an answer that is pref
 Notable choices
 - Nothing is lost in silence: a row that cannot be used is an error with its number, all of them named at once, or stands in the list
   of `Skip`s that the caller gave, so that rows read = pairs + skips. Other columns of a row come along in `Pair.extra`.
-- Text becomes tokens through the tokenizer's chat template (`tokenization.CHAT_TEMPLATE`) and nowhere else. A content that holds one
-  of the template's own marks is refused: it would end the message, or speak as someone else.
+- Text becomes tokens through the tokenizer's chat template (`tokenization.CHAT_TEMPLATE`) and nowhere else. In what is learned from, a
+  content that holds one of the template's own marks is refused: it would end the message, or speak as someone else. In what a model is
+  asked (`encode_prompt`), it is spelled out as any other text.
 - Prompt and answers are encoded apart: the marks are single tokens, so nothing merges across the border, and an earlier answer of the
   assistant in the prompt is not learned from in a pair (in `encode_chat` it is).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -258,6 +260,29 @@ def encode_chat(messages: Messages, tokenizer: PreTrainedTokenizerBase) -> tuple
     if not any(both["assistant_masks"]) and any(message["role"] == "assistant" for message in checked):
         raise WorkshopError("이 토크나이저의 대화 템플릿에는 {% generation %} 표시가 없어 배울 토큰을 알 수 없다. 3주차 토크나이저를 쓴다.")
     return both["input_ids"], both["assistant_masks"]
+
+
+def encode_prompt(messages: Messages, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids of a conversation up to and with the opening <|assistant|>. What stands in a content is text, and nothing but text:
+    a `<|end|>` that somebody wrote is read as seven characters, so that nobody can end a message or speak as another from within it.
+
+    Only the tokenizer's special tokens are meant; `<think>` is a part of the text (`tokenization.NOT_SPECIAL`).
+    """
+    contents = [message["content"] for message in messages]
+    marks = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    if not any(mark in content for mark in marks for content in contents):
+        return tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+    # The template is rendered around stand-ins, which no content holds; then each part is encoded as what it is.
+    stand_in = next(chr(code) for code in range(0xE000, 0xF900) if not any(chr(code) in content for content in contents))
+    hidden = [{**message, "content": f"{stand_in}{place}{stand_in}"} for place, message in enumerate(messages)]
+    rendered = tokenizer.apply_chat_template(hidden, tokenize=False, add_generation_prompt=True)
+    ids: list[int] = []
+    for place, part in enumerate(re.split(f"{stand_in}([0-9]+){stand_in}", rendered)):
+        written = place % 2 == 1  # by a person, not by the template
+        text = contents[int(part)] if written else part
+        if text:
+            ids += tokenizer(text, add_special_tokens=False, split_special_tokens=written, verbose=False)["input_ids"]
+    return ids
 
 
 class EncodedPair(NamedTuple):

@@ -4,13 +4,15 @@ Notable choices
 - What a request asks for and the server cannot do is refused by name (400), never ignored: an answer without the tools or the penalty
   that were asked for would be another answer.
 - max_tokens left out means 16 for completions, as at OpenAI, and what the context has room for in a chat.
-- `render_chat` of week 3 is the tokenizer's own chat template: the one place that knows what a conversation looks like to the model.
+- `preferences.encode_prompt` is the one place that knows what a conversation looks like to the model. It takes a message's content for
+  text: a mark of the chat template that is written in it is no mark. /v1/completions takes a prompt with its marks, as at vLLM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -138,7 +140,7 @@ def _prompt_ids(prompt: Any, engine: Engine) -> list[list[int]]:
     prompts = []
     for item in prompt:
         if isinstance(item, str):
-            ids, first = _encode(item, engine, "prompt"), engine.tokenizer.bos_token_id
+            ids, first = _read(partial(engine.encode, item), "prompt"), engine.tokenizer.bos_token_id
             prompts.append(ids if first is None or ids[:1] == [first] else [first, *ids])
         elif isinstance(item, list) and item and all(_is_id(number) for number in item):
             prompts.append(item)
@@ -151,11 +153,11 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _encode(text: str, engine: Engine, param: str) -> list[int]:
+def _read(encode: Callable[[], list[int]], param: str) -> list[int]:
     from workshop_lib.engine import TooLong
 
     try:
-        return engine.encode(text)
+        return encode()
     except TooLong as error:
         raise Refused(400, str(error), param, "context_length_exceeded") from error
     except (UnicodeEncodeError, TypeError) as error:  # a lone half of a surrogate pair ("\ud800") is valid JSON, but no text
@@ -163,6 +165,8 @@ def _encode(text: str, engine: Engine, param: str) -> list[int]:
 
 
 def _chat_ids(messages: Any, engine: Engine) -> list[int]:
+    from workshop_lib.preferences import encode_prompt
+
     if not isinstance(messages, list) or not messages:
         raise Refused(400, "messages에 대화를 넣는다: [{\"role\": \"user\", \"content\": \"…\"}]", "messages")
     plain = []
@@ -184,7 +188,12 @@ def _chat_ids(messages: Any, engine: Engine) -> list[int]:
         plain.append({"role": message["role"], "content": content})
     if not engine.tokenizer.chat_template:
         raise Refused(400, "이 모델에는 대화 템플릿이 없다. /v1/completions를 쓴다.", "messages")
-    return _encode(engine.tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True), engine, "messages")
+
+    def encode() -> list[int]:
+        engine.check_length("".join(message["content"] for message in plain))
+        return encode_prompt(plain, engine.tokenizer)
+
+    return _read(encode, "messages")
 
 
 # --- what is answered ---------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from torch import Tensor
 from workshop_lib import WorkshopError
 from workshop_lib.architectures.transformer import Transformer
 from workshop_lib.engine import GREEDY_BELOW, decode_step
-from workshop_lib.preferences import Messages, pad_rows
+from workshop_lib.preferences import Messages, encode_prompt, pad_rows
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Rollouts:
 def encode_prompts(prompts: Sequence[str | Messages], tokenizer) -> list[list[int]]:
     """Tokens up to and with the opening <|assistant|>, by the tokenizer's chat template. A plain text is one message of the user."""
     chats = [[{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt) for prompt in prompts]
-    return [tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False) for chat in chats]
+    return [encode_prompt(chat, tokenizer) for chat in chats]
 
 
 @torch.no_grad()
