@@ -17,6 +17,7 @@ def test_wilson_is_scipys(case, confidence):
     correct, total = case
     expected = stats.binomtest(correct, total).proportion_ci(confidence, method="wilson")
     assert wilson_interval(correct, total, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert wilson_interval(0, total, confidence)[0] == 0.0 and wilson_interval(total, total, confidence)[1] == 1.0  # not 1e-17
 
 
 def test_wilson_covers_the_truth_where_the_textbook_interval_does_not():
@@ -82,6 +83,7 @@ def test_paired_bootstrap_sees_what_two_intervals_do_not():
     found = paired_bootstrap(first, second)
     assert found.difference == pytest.approx(first.mean() - second.mean())
     assert 0 < found.low < found.difference < found.high and found.p_value < 0.01
+    assert paired_bootstrap(first + 5, second, resamples=199).p_value == pytest.approx(2 / 200)  # the data itself counts: never 0
     a, b = bootstrap_interval(first), bootstrap_interval(second)
     assert a[0] < b[1]  # the two intervals overlap widely
     expected = stats.bootstrap((first, second), lambda x, y: np.mean(x) - np.mean(y), paired=True, vectorized=False,

@@ -67,7 +67,7 @@ def test_output_error_is_the_error_of_the_output():
 
 
 @pytest.mark.parametrize("bits", [4, 2])
-def test_clipping_is_never_worse_than_the_full_range_on_a_groups_own_inputs(bits):
+def test_clipping_makes_the_error_on_a_groups_own_inputs_smaller(bits):
     weight, x, hessian = layer(3)
     weight[:, 5] *= 8  # one large weight takes the whole range of its group
     codes, scales = awq_clip(weight, hessian, bits, 64)
@@ -75,9 +75,8 @@ def test_clipping_is_never_worse_than_the_full_range_on_a_groups_own_inputs(bits
     assert (scales <= plain[1] * 1.0001).all() and codes.dtype == torch.int8
     for part in (slice(0, 64), slice(64, 128)):
         own = hessian[part, part]
-        assert output_error(weight[:, part], dequantize_groups(codes, scales)[:, part], own) <= output_error(
-            weight[:, part], dequantize_groups(*plain)[:, part], own
-        )
+        clipped, full = (output_error(weight[:, part], dequantize_groups(*form)[:, part], own) for form in ((codes, scales), plain))
+        assert clipped < 0.8 * full
 
 
 def test_gptq_with_inputs_that_have_nothing_in_common_is_rounding():

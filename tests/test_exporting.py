@@ -53,7 +53,9 @@ def test_onnx_gives_the_same_logits_and_the_same_tokens(exported, tmp_path):
     onnx = onnx_export.OnnxModel(onnx_export.to_onnx(folder, tmp_path / "model.onnx"))
     ids = list(range(3, 30))
     np.testing.assert_allclose(onnx.logits(ids), read(model, ids), atol=2e-5)
-    assert onnx.generate(ids[:6], 20) == generate(model, ids[:6], 20, temperature=0)
+    said = generate(model, ids[:6], 20, temperature=0)
+    assert onnx.generate(ids[:6], 20) == said
+    assert onnx.generate(ids[:6], 20, stop=said[5]) == said[: said.index(said[5])]
     assert onnx.context == 32
 
 
@@ -125,6 +127,7 @@ def test_gguf_holds_every_tensor(exported, tmp_path, kind, bound):
         np.testing.assert_allclose(tensors[name], weight, atol=bound)
     assert metadata["llama.context_length"] == 32 and metadata["general.architecture"] == "llama"
     assert "endgeneration" not in metadata["tokenizer.chat_template"]
+    assert metadata["tokenizer.ggml.add_bos_token"] is False and metadata["tokenizer.ggml.bos_token_id"] == 1
 
 
 def test_gguf_alone_speaks_as_the_folder_does(exported, tmp_path):

@@ -107,6 +107,17 @@ def test_a_whole_model_starts_as_it_was_and_only_adapters_learn(dora):
     assert all(torch.equal(layers[name].A, other[name].A) for name in layers)  # the seed decides the start
 
 
+def test_the_start_is_pefts():
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    theirs = get_peft_model(nn.Sequential(nn.Linear(400, 30)), LoraConfig(r=16, target_modules=["0"])).base_model.model[0]
+    ours = LoRALinear(nn.Linear(400, 30), rank=16, generator=torch.Generator().manual_seed(0))
+    for start in (ours.A.detach(), theirs.lora_A["default"].weight.detach()):
+        assert start.abs().max() == pytest.approx(1 / 20, rel=0.01) and start.std() == pytest.approx(1 / 20 / 3**0.5, rel=0.05)
+    assert not ours.B.any()
+
+
 def test_bad_calls_are_told():
     with pytest.raises(WorkshopError, match="q_porj.*선형층의 이름: 0, 1"):
         add_lora(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), ["q_porj"])

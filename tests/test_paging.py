@@ -70,6 +70,14 @@ def test_a_full_memory_sends_the_youngest_back_and_finishes_all():
     assert len(usage.waits) == 2 and min(usage.waits) == 8  # the oldest is never disturbed
 
 
+def test_who_was_sent_back_comes_first_and_reads_again_what_it_had_written():
+    """By hand. Step 1: the third gives way to the second. Step 2: the second, four tokens long, to the first; both wait till it is done."""
+    usage = simulate([Request(0.0, 2, 6), Request(0.0, 2, 4), Request(1.0, 1, 2)], slots=8, block_size=1)
+    assert usage.used == [3 + 3, 4 + 4, 5, 6, 7, 8, 5 + 2, 6, 3]
+    assert usage.running == [2, 2, 1, 1, 1, 1, 2, 1, 1]
+    assert usage.waits == [6, 8, 8] and usage.preempted == 3
+
+
 def test_small_blocks_hold_more_requests_than_reservations_on_real_conversations():
     conversations = [row["messages"] for row in dialogue.instructions(300)]
     requests = trace(conversations, len, rate=0.5)

@@ -147,7 +147,7 @@ class ModelDraft:
 
     def propose(self, ids: list[int], count: int, probabilities: Callable, draw: Callable) -> tuple[list[int], list[Tensor]]:
         """`count` tokens after `ids` and what each was drawn from, (vocabulary,) each."""
-        self.text.cut(min(len(self.text), len(ids) - 1))  # of the last proposals only what was kept
+        self.text.cut(len(ids) - 1)  # of the last proposals only what was kept
         new, tokens, rows = ids[len(self.text) :], [], []
         for _ in range(count):
             rows.append(probabilities(self.text.read(new)[-1:])[0])
