@@ -171,16 +171,22 @@ def finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def shown(key: str, value: object) -> str:
-    """A metric's value as a reader wants it: shares in percent, bytes in kB or MB, differences with their sign."""
+def shown(key: str, value: object, like: float | None = None, unit: bool = True) -> str:
+    """A metric's value as a reader wants it: shares in percent, bytes in kB or MB, differences with their sign.
+
+    like: the value whose unit is taken (for the ends of its interval).
+    """
     if not finite(value):
         return f"{UNMEASURED}(값이 {value})"
-    if SIZES.search(key):
-        return f"{value / 1e6:,.2f} MB" if value >= 1e6 else f"{value / 1e3:,.1f} kB" if value >= 1e3 else f"{value:,.0f} B"
+    size = abs(value if like is None else like)
     sign = "+" if SIGNED.search(key) and value > 0 else ""
-    if SHARES.search(key) and -1 <= value <= 1:
-        return f"{sign}{100 * value:.1f} {'%p' if SIGNED.search(key) else '%'}"
-    return sign + number(int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value)
+    if SIZES.search(key):
+        scale, places, name = (1e6, 2, " MB") if size >= 1e6 else (1e3, 1, " kB") if size >= 1e3 else (1, 0, " B")
+    elif SHARES.search(key) and size <= 1:
+        scale, places, name = 0.01, 1, " %p" if SIGNED.search(key) else " %"
+    else:
+        return sign + number(int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value)
+    return f"{sign}{value / scale:,.{places}f}{name if unit else ''}"
 
 
 def interval(metrics: Mapping[str, float], key: str) -> tuple[float, float] | None:
@@ -196,7 +202,7 @@ def with_interval(metrics: Mapping[str, float], key: str) -> str:
     """A metric's value and, in brackets, its interval."""
     text = shown(key, metrics[key])
     if finite(metrics[key]) and (ends := interval(metrics, key)):
-        text += " [" + ", ".join(shown(key, end).removesuffix("%p").removesuffix("%").strip() for end in ends) + "]"
+        text += " [" + ", ".join(shown(key, end, metrics[key], unit=False) for end in ends) + "]"
     return text
 
 
