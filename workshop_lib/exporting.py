@@ -21,6 +21,7 @@ def to_serving(folder: Path, out: Path, dtype: Literal["bfloat16", "float16", "f
     from transformers import AutoTokenizer
 
     from workshop_lib.checkpoints import load_model
+    from workshop_lib.engine import end_tokens
 
     if dtype not in ("bfloat16", "float16", "float32"):
         raise WorkshopError(f"'{dtype}'(으)로는 내보내지 않는다. bfloat16, float16, float32 가운데 하나를 쓴다.")
@@ -30,7 +31,6 @@ def to_serving(folder: Path, out: Path, dtype: Literal["bfloat16", "float16", "f
     _rewrite(out / "tokenizer_config.json", lambda settings: _older_tokenizer(settings, tokenizer))
 
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|end|>")]  # either ends an answer
     config = json.loads(model.config.to_hf(**special, architectures=["LlamaForCausalLM"]).to_json_string(use_diff=False))
     kept = ("architectures", "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
             "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "hidden_act", "tie_word_embeddings",
@@ -38,7 +38,7 @@ def to_serving(folder: Path, out: Path, dtype: Literal["bfloat16", "float16", "f
     settings = {name: config[name] for name in kept if name in config}
     settings |= {"rope_theta": model.config.rope_theta, "torch_dtype": dtype}
     _write(out / "config.json", settings)
-    _write(out / "generation_config.json", special | {"eos_token_id": [end for end in ends if end is not None], "do_sample": True})
+    _write(out / "generation_config.json", special | {"eos_token_id": sorted(end_tokens(tokenizer)), "do_sample": True})
     weights = {name: weight.detach().to(getattr(torch, dtype)).contiguous() for name, weight in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         del weights["lm_head.weight"]

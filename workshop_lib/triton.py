@@ -57,6 +57,7 @@ instance_group [ {{ count: {instances} kind: KIND_CPU }} ]
 
 def write_repository(folder: Path, out: Path, name: str = MODEL, instances: int = 1, threads: int = 1, int8: bool = False) -> Path:
     """A model repository at `out` with the model of `folder`. instances: how many requests are answered at once; threads: for each."""
+    from workshop_lib.engine import end_tokens
     from workshop_lib.onnx_export import to_onnx
     from workshop_lib.tokenization import load
 
@@ -67,9 +68,8 @@ def write_repository(folder: Path, out: Path, name: str = MODEL, instances: int 
     shutil.copyfile(folder / "tokenizer.json", version / "tokenizer.json")
     shutil.copyfile(Path(__file__).with_name("triton_model.py"), version / "model.py")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    ends = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(["<|end|>"])]
     settings = {
-        "bos": tokenizer.bos_token_id, "ends": [end for end in ends if end is not None],
+        "bos": tokenizer.bos_token_id, "ends": sorted(end_tokens(tokenizer)),
         "context": config["max_position_embeddings"], "threads": threads,
     }  # fmt: skip
     (version / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
