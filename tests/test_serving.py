@@ -606,17 +606,21 @@ def test_ctrl_c_ends_the_command_cleanly_in_the_middle_of_an_answer(endless, how
     assert failures and "멈추는 중" in failures[0]
 
 
-def workshop_serve(*arguments):
-    command = [sys.executable, "-m", "workshop_lib.cli", "serve", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert "Traceback" not in done.stderr
-    return done.returncode, done.stderr
+@pytest.fixture
+def refused(capsys):
+    """`workshop serve` where it must not come up: what it says."""
+
+    def run(*arguments):
+        assert cli.main(["serve", *map(str, arguments)]) == 1
+        return capsys.readouterr().err
+
+    return run
 
 
-def test_a_port_in_use_is_named(server, folder):
+def test_a_port_in_use_is_named(server, folder, refused):
     port = server.url.split(":")[2].split("/")[0]
-    code, words = workshop_serve("--model", folder, "--port", port)
-    assert code == 1 and words.startswith("오류:") and f"포트 {port}" in words and "--port" in words
+    words = refused("--model", folder, "--port", port)
+    assert words.startswith("오류:") and f"포트 {port}" in words and "--port" in words
     assert state(server)["status"] == "ok"
 
 
@@ -624,7 +628,7 @@ def test_a_port_in_use_is_named(server, folder):
     ("missing", "모델 폴더"), ("file", "모델 폴더"), ("empty", "config.json이 없다"), ("no weights", "model.safetensors가 없다"),
     ("cut weights", "읽을 수 없다"), ("broken config", "읽을 수 없다"), ("no tokenizer", "tokenizer.json이 없다"),
 ])  # fmt: skip
-def test_a_broken_model_folder_is_named(folder, tmp_path, damage, words):
+def test_a_broken_model_folder_is_named(folder, tmp_path, refused, damage, words):
     broken = tmp_path / "broken"
     if damage == "file":
         broken.write_text("")
@@ -644,8 +648,8 @@ def test_a_broken_model_folder_is_named(folder, tmp_path, damage, words):
     if damage == "missing":
         with pytest.raises(WorkshopError, match=words):
             local_server.start(broken)
-    code, said = workshop_serve("--model", broken, "--port", "0")
-    assert code == 1 and said.startswith("오류:") and words in said
+    said = refused("--model", broken, "--port", "0")
+    assert said.startswith("오류:") and words in said
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -667,14 +671,12 @@ def test_options_that_make_no_sense(arguments, capsys):
     assert stop.value.code == 2 and "오류:" in capsys.readouterr().err
 
 
-def test_an_address_of_another_machine_is_refused():
-    code, words = workshop_serve("--model", "x", "--host", "192.0.2.1", "--port", "0")
-    assert code == 1 and "192.0.2.1" in words
+def test_an_address_of_another_machine_is_refused(refused):
+    assert "192.0.2.1" in refused("--model", "x", "--host", "192.0.2.1", "--port", "0")
 
 
-def test_without_a_model_the_command_says_how_to_make_one(tmp_path):
-    code, words = workshop_serve("--home", tmp_path, "--port", "0")
-    assert code == 1 and "workshop run" in words
+def test_without_a_model_the_command_says_how_to_make_one(tmp_path, refused):
+    assert "workshop run" in refused("--home", tmp_path, "--port", "0")
 
 
 def test_a_quantised_folder_is_served(folder, tmp_path):
