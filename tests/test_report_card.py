@@ -182,6 +182,14 @@ def test_the_page_is_one_file_that_fetches_nothing_and_runs_nothing(whole):
     assert len(titles) == 1 + len(STAGES) + 1 and "10주차 통합" in titles
 
 
+def test_the_page_and_the_markdown_name_machine_versions_seed_profile_and_data(whole):
+    card, words = report_card.report(whole), "".join(text for _, text in read(report_card.page(whole)).texts)
+    assert card["machine"]["processor"] == "CPU <b>"
+    for text in (words, report_card.markdown(whole).replace("\\", "").replace("&lt;", "<").replace("&gt;", ">")):
+        assert "CPU <b>, 2코어, 8.0 GB, Linux" in text and "tiny" in text and "함께 실린 말뭉치" in text and "시드" in text
+        assert all(f"{package} {version}" in text for package, version in card["versions"].items())
+
+
 def test_strange_texts_stay_texts(whole):
     page, text = report_card.page(whole), report_card.markdown(whole)
     reader = read(page)

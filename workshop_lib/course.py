@@ -86,8 +86,8 @@ def lineage(workspace: Workspace, verify: bool = True) -> list[Artefact]:
         try:
             meta, fault = workspace.meta(name), ""
             file = workspace.damaged(name)
-        except WorkshopError as error:
-            meta, fault, file = {}, str(error), None
+        except WorkshopError:
+            meta, fault, file = {}, f"meta.json을 읽을 수 없다({name} 폴더를 지운다)", None
         now = (workspace.present_hash(name) if verify else meta["hash"]) if meta and not file else None
         present[name] = now
         recorded = (meta or {}).get("inputs", {})
@@ -108,11 +108,11 @@ def lineage(workspace: Workspace, verify: bool = True) -> list[Artefact]:
 def _standing(workspace: Workspace, name: str, edges: Sequence[Edge], states: dict[str, str]) -> tuple[str, str]:
     """State and reason of an artefact whose own files are whole."""
     if changed := [edge.source for edge in edges if not edge.matches]:
-        return "stale", f"입력({', '.join(STAGES[source].title for source in changed)})이 이 산출물을 만들 때와 다르다"
+        return "stale", f"입력({', '.join(STAGES[source].title for source in changed)})이 만들 때와 다르다"
     if unsure := [edge.source for edge in edges if states.get(edge.source) != "ready"]:
         return "stale", f"입력({', '.join(STAGES[source].title for source in unsure)})을 다시 만들어야 한다"
     if workspace.status(name) != "ready":
-        return "stale", "설정, 시드 또는 데이터가 이 산출물을 만들 때와 다르다"
+        return "stale", "설정, 시드 또는 데이터가 만들 때와 다르다"
     return "ready", ""
 
 
@@ -149,9 +149,10 @@ def draw_lineage(artefacts: Sequence[Artefact]):
                       color="#c62828" if bad else colour, markerfacecolor="#c62828" if bad else colour if known else "white")
         _box(axes, artefact, left, y, width)
     height = len(artefacts)
-    words = [(0.1, "o", "#444", "만들 때의 해시가 지금과 같다"), (2.4, "X", "#c62828", "다르다")]
-    for offset, marker, colour, text in words:
-        axes.plot(left + 0.1 + offset, 0.72, marker=marker, color=colour, markersize=7)
+    words = [(0.1, "o", "#444", "#444", "만들 때의 해시가 지금과 같다"), (2.3, "X", "#c62828", "#c62828", "다르다"),
+             (3.1, "o", "#444", "white", "아직 만들지 않았다")]  # fmt: skip
+    for offset, marker, colour, inside, text in words:
+        axes.plot(left + 0.1 + offset, 0.72, marker=marker, color=colour, markerfacecolor=inside, markersize=7)
         axes.text(left + 0.25 + offset, 0.72, text, va="center", fontsize=8.5, color="#444")
     axes.set(xlim=(0, left + width + 0.1), ylim=(-height + 0.45, 0.95))
     axes.axis("off")

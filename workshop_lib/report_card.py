@@ -184,7 +184,7 @@ def _facts(card: dict) -> list[tuple[str, str]]:
         ("기계", ", ".join(words) or f"{UNMEASURED}(`workshop run --weeks 1`이 잰다)"),
         ("단계 합계", f"{card['weeks']['week10']['total_seconds']:,.1f}초" if card["seconds"] else UNMEASURED),
         ("최대 메모리", f"{card['peak_rss_mb']:,} MB" if card["peak_rss_mb"] else UNMEASURED),
-        ("판", ", ".join(f"{package} {version}" for package, version in card["versions"].items()) or UNMEASURED),
+        ("버전", ", ".join(f"{package} {version}" for package, version in card["versions"].items()) or UNMEASURED),
     ]  # fmt: skip
 
 

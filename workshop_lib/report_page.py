@@ -113,7 +113,7 @@ th,td{border-bottom:1px solid var(--line);padding:.3rem .9rem .3rem 0;text-align
 th{font-weight:500;color:var(--soft)}tbody th{color:var(--ink)}th:first-child{text-align:left}td small{color:var(--soft)}
 td.reference,td.none,td.unmeasured{color:var(--soft)}table.texts{width:100%}.texts th,.texts td{text-align:left;white-space:normal;
 vertical-align:top;min-width:9rem}figure{margin:1rem 0 0}img{max-width:100%;height:auto;display:block;margin:0 auto}
-figcaption{text-align:center;color:var(--soft);font-size:.82rem}details{margin-top:.8rem;font-size:.88rem}summary{cursor:pointer;
+#lineage{min-width:32rem}figcaption{text-align:center;color:var(--soft);font-size:.82rem}details{margin-top:.8rem;font-size:.88rem}summary{cursor:pointer;
 color:var(--soft)}blockquote{margin:.5rem 0;padding:.5rem .9rem;border-left:3px solid var(--blue);background:var(--ground);
 border-radius:0 8px 8px 0;white-space:pre-wrap;font-size:.9rem;overflow-wrap:anywhere}code{font-size:.9em}
 footer{color:var(--soft);font-size:.8rem}@media(max-width:40rem){main{padding:.7rem .6rem}header,section{padding:1rem .9rem}
@@ -128,7 +128,8 @@ TEMPLATE = """<!doctype html>
 <header><h1>LLM 워크숍 성적표</h1><p>말뭉치에서 대화 모델까지, 이 기계에서 잰 값만 싣는다.</p><dl>{facts}</dl></header>
 <nav class="tops">{tops}</nav>
 <section><h2>계보</h2><p class="note">어느 산출물이 어느 산출물에서 나왔나. 점은 만들 때 적어 둔 입력의 해시가
-지금 파일의 해시와 같다는 뜻이다.</p><figure><img class="plot" alt="산출물의 계보" src="{lineage}"></figure></section>
+지금 파일의 해시와 같다는 뜻이다.</p>
+<figure class="wide"><img class="plot" id="lineage" alt="산출물의 계보" src="{lineage}"></figure></section>
 {body}
 <footer>{legend}</footer></main></body></html>
 """
