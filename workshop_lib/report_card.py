@@ -123,6 +123,8 @@ def tables(metrics: Mapping[str, float], stage: str) -> list[Table]:
     found = []
     for grid in GRIDS[stage]:
         rows, _ = filled(grid, metrics)
+        if not rows:
+            continue
         cells = ((label, *(cell.text + (f" ({cell.mark})" if cell.mark else "") for cell in row)) for label, row in rows)
         found.append(Table(tuple(cells), (grid.title, *grid.columns)))
     return found
@@ -200,7 +202,7 @@ def markdown(workspace: Workspace, artefacts: list[Artefact] | None = None) -> s
         lines += [f"## {section.title}", "", section.note, ""]
         for title, columns, rows, reasons in section.grids:
             cells = [(label, *(cell.text + (f" ({cell.mark})" if cell.mark else "") for cell in row)) for label, row in rows]
-            lines += _pipes((title, *columns), cells)
+            lines += _pipes((title, *columns), cells) if cells else []
             lines += [line for reason in reasons for line in (_plain(reason), "")]
         if section.name == "course":
             lines += _pipes(("산출물", "상태", "해시", "크기", "초", "입력"), [_lineage_row(artefact) for artefact in artefacts])

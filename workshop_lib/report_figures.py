@@ -149,7 +149,7 @@ def sizes(space: Workspace, metrics: dict):
 
 def before_after(space: Workspace, metrics: dict):
     """Week 9: what alignment changed, with intervals."""
-    labels = {"dpo_pref_accuracy": "선호 정확도", "preferred": "바람직한 답", "polite": "말투가 맞는 답", "right": "내용이 맞는 답",
+    labels = {"dpo_pref_accuracy": "선호 정확도", "preferred": "바람직한 답", "polite": "공손한 답", "right": "내용이 맞는 답",
               "refusal_rate_private": "남의 정보 거절", "refusal_rate_own": "자기 정보 거절"}  # fmt: skip
     found = {key: label for key, label in labels.items() if finite(metrics.get(f"{key}_after"))}
     if not found:

@@ -57,7 +57,8 @@ def _section(section: Section) -> str:
         lines = (f"<tr><th>{_html(label)}</th>{''.join(map(_cell, row, marked))}</tr>" for label, row in rows)
         caption = f"<caption>{_html(title)}</caption>" if title else ""
         inside = f"{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
-        parts.append(f'<div class="grid"><div class="wide"><table>{inside}</table></div>')
+        table = f'<div class="wide"><table>{inside}</table></div>' if rows else ""
+        parts.append(f'<div class="grid">{table}')
         parts += [f'<p class="why">{_html(reason)}</p>' for reason in reasons]
         parts.append("</div>")
     parts.append("</div>")

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from workshop_lib.display import number
 
 UNMEASURED = "측정 안 함"
-SHARES = re.compile(r"^(?!re(moved|paired)_).*(accuracy|preferred|polite|right|refusal|precision|recall|acceptance|unk_rate|mfu|exact|_f1)")
+SHARES = re.compile(r"^(?!re(moved|paired)_).*(accuracy|preferred|polite|right|refusal|precision|recall|acceptance|unk_rate|mfu|exact|_f1"
+                    r"|distinct2|different|commonest)")  # fmt: skip
 SIZES = re.compile(r"bytes$|state_bytes_")
 SIGNED = re.compile(r"_change|_minus_")
 
@@ -25,6 +26,7 @@ class Grid:
     """One table. `rows`: a label and a metric name for each column ("" where the question makes no sense).
 
     `reference`: the columns or rows that are baselines. `absent`: why a metric may not be there, by a pattern of its name.
+    `needs`: a metric without which there is no such table, and why it may be missing.
     A "*" in a row stands for every part that the first metric name is found with (`val_bpc_*`).
     """
 
@@ -33,6 +35,7 @@ class Grid:
     reference: tuple[str, ...] = ()
     title: str = ""
     absent: Mapping[str, str] = field(default_factory=dict)
+    needs: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ TASKS = {"sentiment": "영화평 감성", "topics": "기사 주제", "nli": "자
 SMALLER = {"fp32": "float32", "int8": "INT8", "int4": "INT4 반올림", "int4_gptq": "INT4 GPTQ", "int4_awq": "INT4 AWQ", "nf4": "NF4",
            "int3_gptq": "INT3 GPTQ", "int2_gptq": "INT2 GPTQ", "gguf": "GGUF Q8_0", "onnx_int8": "ONNX INT8", "bnb_nf4": "bitsandbytes NF4",
            "torchao_int8": "torchao INT8", "student": "증류한 학생"}  # fmt: skip
-ALIGNED = {"dpo_pref_accuracy": "선호 정확도 ↑", "preferred": "바람직한 답 ↑", "polite": "말투가 맞는 답 ↑", "right": "내용이 맞는 답 ↑",
+ALIGNED = {"dpo_pref_accuracy": "선호 정확도 ↑", "preferred": "바람직한 답 ↑", "polite": "공손한 답 ↑", "right": "내용이 맞는 답 ↑",
            "refusal_rate_private": "남의 정보 거절 ↑", "refusal_rate_compound": "섞어 물은 남의 정보 거절 ↑",
            "refusal_rate_own": "자기 정보 거절 ↓"}  # fmt: skip
 RESTS = "이 값은 이 데이터나 이 기계에서는 재지 않는다"
@@ -118,18 +121,32 @@ GRIDS: dict[str, tuple[Grid, ...]] = {
                                           ("표가 초안", "speculative_table_acceptance", "speculative_table_speedup")), title="추측 디코딩"),
     ),
     "alignment": (
-        Grid(("정렬 후(DPO)", "정렬 전(SFT)", "차이"), (*_each(ALIGNED, "{}_after", "{}_before", "{}_change"),
-             ("서로 다른 두 토큰(distinct-2)", "distinct2_after", "distinct2_before", "")), ("정렬 전(SFT)",)),
+        Grid(("정렬 후(DPO)", "정렬 전(SFT)", "차이"), _each(ALIGNED, "{}_after", "{}_before", "{}_change"), ("정렬 전(SFT)",)),
+        Grid(("정렬 후", "정렬 전", "정답"), (("모든 답", "distinct2_after", "distinct2_before", "distinct2_true"),
+                                     ("공손한 답만", "distinct2_polite_after", "distinct2_polite_before", "distinct2_true_polite"),
+                                     ("뽑아 쓴 답", "distinct2_sampled_after", "distinct2_sampled_before", "")), ("정렬 전", "정답"),
+             "답이 얼마나 여러 가지인가(서로 다른 글자쌍의 비율, distinct-2)"),
         Grid(("DPO", "모방만", "DPO 항만(큰 걸음)", "DPO − 모방"), (
             ("바람직한 답 ↑", "preferred_after", "imitation_preferred", "plain_preferred", "dpo_minus_imitation_preferred"),
             ("선호 정확도 ↑", "dpo_pref_accuracy_after", "imitation_pref_accuracy", "plain_pref_accuracy",
              "dpo_minus_imitation_pref_accuracy")), ("모방만",), "무엇이 효과를 냈나"),
         Grid(("뒤", "앞", "차이"), (("PPO 보상 ↑", "ppo_reward_after", "ppo_reward_before", "ppo_reward_change"),
                                ("PPO 맞는 답", "ppo_right_after", "ppo_right_before", ""),
+                               ("PPO 보상(KL 항 없이) ↑", "ppo_without_kl_reward_after", "ppo_without_kl_reward_before",
+                                "ppo_without_kl_reward_change"),
+                               ("PPO 맞는 답(KL 항 없이)", "ppo_without_kl_right_after", "ppo_without_kl_right_before", ""),
                                ("GRPO 보상 ↑", "grpo_reward_after", "grpo_reward_before", "grpo_reward_change"),
                                ("GRPO 맞는 답", "grpo_right_after", "grpo_right_before", "")), ("앞",), "보상으로 배우기"),
         Grid(("값", "견줄 것"), (("SFT 검증 손실 ↓ (견줄 것: 사전학습만)", "sft_val_loss", "base_val_loss"),
                              ("보상 모델 정확도 ↑ (견줄 것: 긴 답 고르기)", "rm_accuracy", "rm_accuracy_longer")), ("견줄 것",)),
+        Grid(("정렬 후", "정렬 전", "정답"), (
+            ("선호 정확도", "chatbot_pref_accuracy_after", "chatbot_pref_accuracy_before", ""),
+            ("검증 손실(토큰당 nat)", "chatbot_val_loss_after", "chatbot_val_loss_before", ""),
+            *_each({"distinct2": "distinct-2", "different": "서로 다른 답"}, "chatbot_{}_after", "chatbot_{}_before", "chatbot_{}_true"),
+            ("가장 흔한 답의 비율", "chatbot_commonest_after", "chatbot_commonest_before", ""),
+            *_each({"distinct2": "distinct-2, 뽑아 쓸 때", "different": "서로 다른 답, 뽑아 쓸 때",
+                    "commonest": "가장 흔한 답의 비율, 뽑아 쓸 때"}, "chatbot_{}_sampled_after", "chatbot_{}_sampled_before", "")),
+            ("정렬 전", "정답"), "실제 잡담", needs=("chatbot_train", "실제 데이터(챗봇)로 돌렸을 때만 잰다")),
     ),
     "course": (
         Grid(("지금", "전체"), (("준비된 단계", "stages_ready", "stages"), ("해시가 맞는 입력", "edges_matching", "edges")), ("전체",)),
@@ -159,8 +176,8 @@ HEADLINES: dict[str, tuple[str, str, str, str]] = {
 }
 SOURCES = {"story": "이야기", "encyclopedia": "백과", "news": "기사", "nsmc": "영화평", "prose": "산문"}
 
-HIGHLIGHTS: dict[str, dict[str, str]] = {  # metric → label, of every week
-    stage: {key: row[0] if len(grid.columns) == 1 else f"{row[0]}: {column}" for grid in grids for row in grid.rows
+HIGHLIGHTS: dict[str, dict[str, str]] = {  # metric → label, of every week; what every run measures
+    stage: {key: row[0] if len(grid.columns) == 1 else f"{row[0]}: {column}" for grid in grids if not grid.needs for row in grid.rows
             for column, key in zip(grid.columns, row[1:]) if key and "*" not in key}
     for stage, grids in GRIDS.items()
 }  # fmt: skip
@@ -226,6 +243,8 @@ def verdict(metrics: Mapping[str, float], key: str, others: list[str], way: str)
 
 def filled(grid: Grid, metrics: Mapping[str, float]) -> tuple[list[tuple[str, list[Cell]]], list[str]]:
     """The rows of a grid as (label, cells), and why cells of it were not measured. Rows of which nothing was measured stay."""
+    if grid.needs and grid.needs[0] not in metrics:
+        return [], [f"{UNMEASURED}: {grid.title}. {grid.needs[1]}."]
     rows: list[tuple[str, list[Cell]]] = []
     absent: dict[tuple[str, str], list[str]] = {}
     spread = [row for spec in grid.rows for row in _expanded(spec, metrics)]
