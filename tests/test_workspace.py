@@ -164,7 +164,7 @@ def test_unknown_profile_and_setting_are_refused():
     assert with_settings(PROFILES["tiny"], "tokenizer", vocab_size=300).tokenizer.vocab_size == 300
 
 
-@pytest.mark.parametrize("name", ["workshop_lib", "workshop_lib.cli", "workshop_lib.workspace", "workshop_lib.course"])
+@pytest.mark.parametrize("name", ["workshop_lib", "workshop_lib.cli", "workshop_lib.workspace", "workshop_lib.course", "workshop_lib.report_card"])
 def test_importing_the_package_loads_nothing_heavy(name):
     code = f"import sys, {name}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -235,3 +235,24 @@ def test_an_artefacts_hash_can_be_computed_again_from_its_files(space):
     meta = space.meta("first")
     kept = [folder / name for name in meta["files"] if name not in workspace.MEASURED]
     assert workspace.content_hash(folder, kept) == meta["hash"]
+
+
+def test_the_course_is_built_in_its_own_order_and_no_stage_before_its_inputs():
+    inputs = {name: stage.inputs for name, stage in workspace.STAGES.items()}
+    assert workspace.build_order(inputs) == list(inputs)
+    order = workspace.build_order(dict(reversed(inputs.items())))
+    assert all(order.index(source) < order.index(name) for name, needs in inputs.items() for source in needs)
+
+
+@pytest.mark.parametrize("inputs", [{"a": ("b",), "b": ("a",), "c": ()}, {"a": ("a",)}, {"a": ("nobody",)}])
+def test_what_waits_for_ever_is_named(inputs):
+    with pytest.raises(WorkshopError, match="기다리는 단계가 있다: a"):
+        workspace.build_order(inputs)
+
+
+def test_what_a_setting_makes_stale_is_what_the_workspace_finds_stale(space):
+    space.require("second", say=None)
+    inputs = {name: stage.inputs for name, stage in workspace.STAGES.items()}
+    for name in inputs:
+        turned = replace(space, profile=replace(space.profile, **{name: Section(7)}))
+        assert [stage for stage in inputs if turned.status(stage) != "ready"] == workspace.stale_after(inputs, name)
