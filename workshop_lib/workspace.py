@@ -25,7 +25,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -266,6 +266,29 @@ def current() -> Workspace:
 def require(stage: str) -> Path:
     """The folder of a finished artefact of the current workspace, built first if need be."""
     return current().require(stage)
+
+
+def build_order(inputs: Mapping[str, Sequence[str]]) -> list[str]:
+    """Every stage after all of its inputs (a topological order, Kahn 1962); of those that could come next, the first of the mapping.
+
+    inputs: stage → the stages that it reads. Raises WorkshopError where some wait for each other, or for one that is not there.
+    """
+    order: list[str] = []
+    while len(order) < len(inputs):
+        free = next((name for name, needs in inputs.items() if name not in order and set(needs) <= set(order)), None)
+        if free is None:
+            raise WorkshopError(f"서로를 기다리거나 없는 것을 기다리는 단계가 있다: {', '.join(n for n in inputs if n not in order)}")
+        order.append(free)
+    return order
+
+
+def stale_after(inputs: Mapping[str, Sequence[str]], changed: str) -> list[str]:
+    """What must be built again when a setting of `changed` is turned: itself and all that stands on it, in the order of building."""
+    stale: list[str] = []
+    for name in build_order(inputs):
+        if name == changed or set(inputs[name]) & set(stale):
+            stale.append(name)
+    return stale
 
 
 def peak_rss_mb() -> float:
