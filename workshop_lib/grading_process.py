@@ -68,8 +68,8 @@ class Worker:
             if message.get("done"):
                 return run
             if "prepared" in message:
-                run.prepared, run.said = True, message["prepared"]
-                run.callable, run.reference = message["callable"], message["reference"]
+                run.prepared, run.said = True, [str(text) for text in message["prepared"] or ()]
+                run.callable, run.reference = message.get("callable") is True, message.get("reference") is True
                 limit = min(CASES_LIMIT, max(0.0, left - (time.monotonic() - began)))
                 began = time.monotonic()
             elif "outcome" in message:
@@ -167,9 +167,12 @@ def _read(stream, replies: queue.Queue) -> None:
 
 def _decoded(coded: object) -> object:
     try:
-        return decode(coded)
-    except Exception as error:  # not what the process writes by itself
-        return Raised(type(error), "결과를 읽을 수 없다.")
+        outcome = decode(coded)
+        if isinstance(outcome, Raised) or (isinstance(outcome, tuple) and len(outcome) == 2):
+            return outcome
+    except Exception:
+        pass
+    return Raised(ValueError, "결과를 읽을 수 없다.")  # the process does not write such a thing by itself
 
 
 def _environment(place: Path) -> dict[str, str]:

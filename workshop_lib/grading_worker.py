@@ -82,7 +82,13 @@ def _limit_memory(memory: int) -> None:
 
 
 def encode(value: object) -> dict:
-    """A result as JSON can hold it. What no exercise returns becomes its kind and its `repr`, which equals nothing."""
+    """One of `outcomes` as JSON can hold it. What no exercise returns becomes its kind and its `repr`, which equals nothing."""
+    if isinstance(value, tuple):
+        return {"t": "tuple", "v": [_whole(value[0]), _whole(value[1])]}
+    return _whole(value)
+
+
+def _whole(value: object) -> dict:
     try:
         return _encode(value)
     except Exception:  # a student's own class; a list that holds itself; a number with more digits than Python prints
