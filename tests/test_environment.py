@@ -1,0 +1,65 @@
+"""What the doctor says of a machine: what is there, what is not and how to get it, and how to begin."""
+
+import unicodedata
+from types import SimpleNamespace
+
+import pytest
+
+from workshop_lib import environment
+from workshop_lib.environment import Tool
+
+MACHINE = {"processor": "P", "cores": 2, "memory_gb": 4.0, "system": "Linux x86_64", "accelerator": ""}
+
+
+@pytest.mark.parametrize("facts, ngc, words", [
+    ({}, "", "tiny 프로필. make lab"),
+    ({"cores": 16}, "", "tiny 프로필. make lab"),  # many cores do not help where memory is short
+    ({"cores": 8, "memory_gb": 16.0}, "", "WORKSHOP_PROFILE=small make lab"),
+    ({"accelerator": "H"}, "", "GPU가 있는 컴퓨터(H): gpu 프로필"),
+    ({"accelerator": "H"}, "25.09", "NGC 컨테이너(H): gpu 프로필"),
+    ({}, "25.09", "tiny 프로필. make lab"),  # the container without its GPU
+])  # fmt: skip
+def test_the_suggestion_fits_the_machine(monkeypatch, facts, ngc, words):
+    monkeypatch.setattr(environment, "machine", lambda: {**MACHINE, **facts})
+    monkeypatch.setenv("NVIDIA_PYTORCH_VERSION", ngc)
+    assert words in environment.suggestion()
+
+
+def test_a_tool_that_is_missing_comes_with_the_way_to_get_it(monkeypatch):
+    tools = (Tool("있는것", "가", "이런 일", lambda: "1.0", "얻는 법"), Tool("B", "나", "저런 일", lambda: None, "얻는 법"))
+    monkeypatch.setattr(environment, "TOOLS", tools)
+    here, missing = environment.doctor()
+    assert (here.ready, here.detail) == (True, "1.0") and (missing.ready, missing.detail) == (False, "얻는 법")
+    lines = environment.doctor_table([here, missing]).splitlines()
+    assert lines[0] == "[가]" and "[나]" in lines
+    columns = [line.index(used) + sum(unicodedata.east_asian_width(c) in "WF" for c in line[: line.index(used)])
+               for line, used in ((lines[1], "이런 일"), (lines[-1], "저런 일"))]  # fmt: skip
+    assert columns[0] == columns[1]  # a Korean name takes two columns a character
+
+
+@pytest.mark.parametrize("total, ready", [(2e9, False), (4.1e9, True)])
+def test_too_little_memory_is_seen(monkeypatch, total, ready):
+    import psutil
+
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=total))
+    assert next(row for row in environment.doctor() if row.name == "메모리").ready == ready
+
+
+@pytest.mark.parametrize("free, ready", [(0.5e9, False), (2e9, True)])
+def test_a_full_disk_is_seen(monkeypatch, free, ready):
+    monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    assert next(row for row in environment.doctor() if row.name == "디스크").ready == ready
+
+
+def test_the_hub_is_not_tried_when_the_user_said_offline(monkeypatch):
+    def connect(*_, **__):
+        raise AssertionError("tried")
+
+    monkeypatch.setattr(environment.socket, "create_connection", connect)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert environment.online() is False
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    with pytest.raises(AssertionError, match="tried"):
+        environment.online()
+    monkeypatch.setattr(environment.socket, "create_connection", lambda *_, **__: (_ for _ in ()).throw(OSError("no route")))
+    assert environment.online() is False
