@@ -212,8 +212,6 @@ def build(job) -> dict[str, float]:
     curves: dict[str, list[dict]] = {}
     start = load_model(base).to(device)
     metrics = {"base_val_loss": chat_loss(start.eval(), held.chats, held.pad)}
-    if smalltalk.is_there(job.data):
-        talker = copy.deepcopy(start)
     curves["sft"] = sft(start, held, settings, job.seed)
     save_instruct(start, tokenizer, job.out / "sft")
     first = look(start, held)
@@ -247,7 +245,7 @@ def build(job) -> dict[str, float]:
                                                     after.found["refused"])
     ])  # fmt: skip
     if smalltalk.is_there(job.data):
-        found, more = smalltalk.align(job, talker, tokenizer, supervised(settings), by_preference(settings))
+        found, more = smalltalk.align(job, load_model(base).to(device), tokenizer, supervised(settings), by_preference(settings))
         metrics |= found
         curves |= more
     write_rows(job.out / "curves.jsonl", [{"run": run} | row for run, rows in curves.items() for row in rows])
