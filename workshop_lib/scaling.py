@@ -69,6 +69,15 @@ def fit_power_law(
     return PowerLaw(scale, exponent, floor, np.array(others), scatter)
 
 
+def power_law(sizes: Sequence[float], losses: Sequence[float]) -> tuple[float, float]:
+    """Scale and exponent of loss = scale · size^(−exponent): the line through ln size and ln loss with the least squared error.
+
+    Its slope is Σ(x − x̄)(y − ȳ) / Σ(x − x̄)², it goes through (x̄, ȳ), and the exponent is the slope's negative.
+    """
+    x, y = np.log(np.asarray(sizes, dtype=float)), np.log(np.asarray(losses, dtype=float))
+    return _curve(x, y, with_floor=False)[:2]
+
+
 def _curve(x: np.ndarray, y: np.ndarray, with_floor: bool) -> tuple[float, float, float]:
     floors = np.linspace(0, 0.99, 200 if with_floor else 1)[:, None] * np.exp(y.min())
     above = np.log(np.exp(y) - floors)  # (floors, sizes)
