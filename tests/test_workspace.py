@@ -164,7 +164,8 @@ def test_unknown_profile_and_setting_are_refused():
     assert with_settings(PROFILES["tiny"], "tokenizer", vocab_size=300).tokenizer.vocab_size == 300
 
 
-@pytest.mark.parametrize("name", ["workshop_lib", "workshop_lib.cli", "workshop_lib.workspace", "workshop_lib.course", "workshop_lib.report_card"])
+@pytest.mark.parametrize("name", ["workshop_lib", "workshop_lib.cli", "workshop_lib.workspace", "workshop_lib.course",
+                                  "workshop_lib.report_card"])  # fmt: skip
 def test_importing_the_package_loads_nothing_heavy(name):
     code = f"import sys, {name}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
