@@ -190,7 +190,7 @@ def _difference(where: str, want: object, have: object, tolerance: float) -> str
         if not same(w, h, tolerance):
             return _difference(f"{where}의 {name}", w, h, tolerance)
     if type(want) is not type(have) and not (isinstance(want, int | float) and isinstance(have, int | float)):
-        got = f"{_show(have)}이(가) 나왔다. 자료형이 {type(want).__name__}이 아니라 {type(have).__name__}이다."
+        got = f"{_show(have)}이(가) 나왔다(자료형: {type(want).__name__} 대신 {type(have).__name__})."
     elif _is_array(want) and _is_array(have):
         return _array_difference(where, want, have, tolerance)
     else:
