@@ -1,4 +1,4 @@
-"""A student's JupyterLab in a real browser: the notebook opens, runs from top to bottom and shows no error."""
+"""A student's JupyterLab in a real browser: the notebook runs from top to bottom, and an exercise goes from wrong to right."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from workshop_lib.exercises import find
 from workshop_lib.notebooks import NOTEBOOKS
 from workshop_lib.workspace import REPOSITORY
 
@@ -21,6 +22,15 @@ const done = arguments[arguments.length - 1];
 const panel = window.jupyterapp.shell.currentWidget;
 window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => done(JSON.stringify(panel.content.model.toJSON().cells)));
 """
+RUN_CELL = """
+const [id, source, done] = arguments;
+const notebook = window.jupyterapp.shell.currentWidget.content;
+const index = notebook.widgets.findIndex(widget => widget.model.id === id);
+notebook.activeCellIndex = index;
+if (source !== null) notebook.widgets[index].model.sharedModel.setSource(source);
+window.jupyterapp.commands.execute('notebook:run-cell').then(() => done(notebook.widgets[index].model.toJSON().outputs));
+"""
+CELL = "return window.jupyterapp.shell.currentWidget.content.widgets.find(widget => widget.model.id === arguments[0])"
 READY = "return window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 
 
@@ -56,17 +66,49 @@ def wait_for(url, seconds=60):
             time.sleep(0.3)
 
 
-def test_week_1_runs_from_top_to_bottom_in_jupyterlab(lab, browser):
+def test_week_1_runs_from_top_to_bottom_in_jupyterlab(lab, browser, until):
     browser.get(lab.format(name="week01_setup.ipynb"))
-    deadline = time.monotonic() + 90
-    while not browser.execute_script(READY):
-        assert time.monotonic() < deadline, "JupyterLab did not open the notebook"
-        time.sleep(0.5)
+    until(lambda: browser.execute_script(READY), 90)
     cells = json.loads(browser.execute_async_script(RUN_ALL))
     code = [c for c in cells if c["cell_type"] == "code" and "".join(c["source"]).strip()]
     assert [c["execution_count"] for c in code] == list(range(1, len(code) + 1))
     outputs = [output for c in code for output in c["outputs"]]
     assert not [o for o in outputs if o["output_type"] == "error"]
     assert any("⬜" in "".join(o.get("text", "")) for o in outputs)
+    screenshot(browser, "week01")
+
+
+def test_the_first_exercise_goes_from_wrong_with_its_hint_to_right(lab, browser, until):
+    exercise = find(1)[0]
+
+    def run(cell, source=None):
+        outputs = browser.execute_async_script(RUN_CELL, cell, source)
+        assert not [output for output in outputs if output["output_type"] == "error"], outputs
+        return "".join("".join(output.get("text", "")) for output in outputs)
+
+    def answer(body):
+        run("w01-neighbours", stub.replace("raise NotImplementedError", body))
+        return run("w01-neighbours-check")
+
+    browser.get(lab.format(name="week01_setup.ipynb"))
+    until(lambda: browser.execute_script(READY), 90)
+    stub = browser.execute_script(CELL + ".model.sharedModel.getSource()", "w01-neighbours")
+    run("w01-imports")
+    assert answer("raise NotImplementedError").startswith("⬜")
+    assert answer("return list(zip(text, text[1:]))").startswith(f"❌ {exercise.mistakes[0].hint}")
+    screenshot(browser, "exercise-wrong")
+
+    hint = browser.execute_script(CELL + ".node.querySelector('details')", "w01-neighbours-hints")
+    told = exercise.hints[0].replace("`", "")
+    assert told not in hint.text  # folded
+    hint.find_element("tag name", "summary").click()
+    until(lambda: told in hint.text, 5)
+    screenshot(browser, "exercise-hint")
+
+    assert answer("return list(zip(START + text, text + END))").startswith("✅")
+    screenshot(browser, "exercise-right")
+
+
+def screenshot(browser, name):
     if folder := os.environ.get("WORKSHOP_SCREENSHOTS"):
-        browser.save_screenshot(str(Path(folder) / "week01.png"))
+        browser.save_screenshot(str(Path(folder) / f"{name}.png"))
