@@ -110,6 +110,14 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--timeout", type=_seconds, default=120.0, metavar="초", help="노트북 하나에 쓸 시간 (기본: 120)")
     grade.add_argument("--jobs", type=_count, default=1, metavar="N", help="한꺼번에 채점할 노트북 (기본: 1)")
     grade.add_argument("--out", type=Path, default=Path("grades"), metavar="DIR", help="결과를 둘 폴더 (기본: grades)")
+    push = command("push", _push, "모델을 카드와 함께 내보내고 허깅페이스 허브에 올린다 (토큰이 없으면 모의 실행)")
+    push.add_argument("repo", metavar="사용자/이름", help="허브의 저장소. 예: hong/korean-desk")
+    push.add_argument("--model", type=Path, metavar="DIR", help="모델 폴더 (기본: 9주차의 모델, 없으면 5주차의 모델)")
+    push.add_argument("--dry-run", action="store_true", help="올리지 않고 무엇을 올릴지만 본다")
+    push.add_argument("--public", action="store_true", help="새 저장소를 공개로 만든다 (기본: 비공개)")
+    push.add_argument("--gguf", nargs="?", const="f16", choices=("f32", "f16", "q8_0"), help="llama.cpp용 파일도 넣는다 (기본 꼴: f16)")
+    push.add_argument("--out", type=Path, metavar="DIR", help="내보낼 폴더 (기본: 작업 폴더의 share)")
+    _workspace_options(push)
     return parser
 
 
@@ -266,6 +274,17 @@ def _data(options: argparse.Namespace) -> int:
             print(path)
         return 0
     return 0 if public.check(options.folder) else 1
+
+
+def _push(options: argparse.Namespace) -> None:
+    from workshop_lib import sharing
+
+    workspace = _workspace(options)
+    sharing.check_name(options.repo)
+    out = options.out.expanduser() if options.out else workspace.home / "share"
+    folder = sharing.export(workspace, out, options.model and options.model.expanduser(), options.gguf, options.repo)
+    print(f"{folder}에 내보냈다.")
+    sharing.push(folder, options.repo, dry_run=options.dry_run, private=not options.public)
 
 
 def _grade(options: argparse.Namespace) -> None:
