@@ -200,7 +200,9 @@ def test_a_quantised_model_is_served_as_well(start, model):
 
 @settings(max_examples=200, deadline=None)
 @given(
-    text=st.text(max_size=40), junk=st.lists(st.integers(0, 255), max_size=6), stops=st.lists(st.text(min_size=1, max_size=4), max_size=3)
+    text=st.text(max_size=40) | st.text("가나", max_size=40),  # of two letters, a stop string begins again within itself
+    junk=st.lists(st.integers(0, 255), max_size=6),
+    stops=st.lists(st.text(min_size=1, max_size=4) | st.text("가나", min_size=1, max_size=5), max_size=3),
 )
 def test_pieces_of_text_make_the_decoded_text_up_to_the_stop(text, junk, stops):
     table = [bytes([byte]) for byte in range(256)]
@@ -265,12 +267,20 @@ def test_a_stop_string_ends_the_answer_before_it(start, tokenizer):
 
 def test_the_queue_has_an_end_and_takes_all_or_none(start):
     engine = start(max_batch=2, queue=3)
-    tickets = [engine.submit([1, 60], 200, Sampling(1.0), ignore_end=True) for _ in range(3)]
+    entered, gate = threading.Event(), threading.Event()
+
+    def hold(piece):  # in the engine's thread: nothing moves until the gate opens
+        entered.set()
+        assert gate.wait(60)
+
+    engine.submit([1, 60], 20, Sampling(1.0), ignore_end=True, listener=hold)
+    assert entered.wait(60) and (engine.running, engine.waiting) == (1, 0)
     with pytest.raises(QueueFull, match="잠시 뒤"):
-        engine.submit_all([[1, 60]] * 3, 10, Sampling(0), [1] * 3)
-    tickets += engine.submit_all([[1, 60]] * 2, 200, Sampling(1.0), [None] * 2, ignore_end=True)
-    with pytest.raises(QueueFull):
+        engine.submit_all([[1, 60]] * 5, 10, Sampling(0), [1] * 5)  # who is being answered counts
+    tickets = engine.submit_all([[1, 60]] * 4, 20, Sampling(1.0), [None] * 4, ignore_end=True)
+    with pytest.raises(QueueFull, match="이미 4개"):
         engine.submit([1, 60], 10)
+    gate.set()
     for ticket in tickets:
         ticket.result()
     engine.submit([1, 60], 10).result()
@@ -300,6 +310,8 @@ def test_cancelled_and_late_requests_leave_their_place(start):
     second, third = engine.submit([1, 61], 5), engine.submit([1, 62], 5, timeout=0.0)
     second.cancel()
     assert list(third.pieces())[-1].finish == "timeout" and list(second.pieces())[-1].finish == "cancelled" and not second.tokens
+    until(lambda: engine.waiting == 0)
+    assert first.finish is None  # they left the queue themselves, not when a row was free for them
     first.cancel()
     with pytest.raises(WorkshopError, match="cancelled"):
         first.result()
