@@ -1,4 +1,4 @@
-# Two commands on a bare machine: `make course` and `make test`. `make lab` opens JupyterLab.
+# Two commands on a bare machine: `make course` and `make test`. `make lab` opens JupyterLab; LAB takes options for it.
 PYTHON ?= python3
 BIN := .venv/bin
 # Idle threads that spin slow a busy machine down several times.
@@ -25,7 +25,7 @@ test: env
 	$(BIN)/pytest -q --nbval --nbval-current-env --nbval-cell-timeout=600 solutions notebooks
 
 lab: env
-	JUPYTER_CONFIG_PATH=$(CURDIR)/jupyter $(BIN)/jupyter lab notebooks/week01_setup.ipynb
+	JUPYTER_CONFIG_PATH=$(CURDIR)/jupyter $(BIN)/jupyter lab $(LAB) notebooks/week01_setup.ipynb
 
 notebooks: env
 	$(BIN)/workshop notebooks execute
