@@ -10,6 +10,7 @@ Notable choices
 - The limit is stated as a promise: of calm streams of `horizon` requests, at most the share `false_alarms` raises it. The promise holds
   for independent requests; a script that sends one text a hundred times breaks it.
 - One-sided, and blind to what stays fluent: requests that the model finds as easy as before may ask for something else altogether.
+  (Whether they became easier is the same alarm on the negated bits.)
 """
 
 from __future__ import annotations

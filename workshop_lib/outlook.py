@@ -4,10 +4,11 @@ Extrapolation from a learner's own runs, with the interval that belongs to it, a
 
 Notable choices
 - A forecast is made with two forms, a straight line in logarithms and a curve with a floor, and its interval spans both: a few small
-  runs seldom tell which of them is right, and far away that is the largest part of the uncertainty.
-- Even so the interval believes that one of the two forms goes on. It knows nothing of other data, another recipe, or text that runs out.
-- Points along one run are not runs of those lengths: while the learning rate is still high, the loss is higher than that of a
-  run that ends there, and a curve through such points falls too steeply (Hoffmann et al. 2022, section 2). `length_sweep` trains each.
+  runs seldom tell which of them is right.
+- Neither may be. A model that begins to master a small world falls faster than any power law that was fitted before (a broken law:
+  Caballero et al. 2022, arXiv 2210.14891). So the interval is widened by how wrong the same runs would have foretold one another.
+- Points along one run are not runs of those lengths: the one's learning rate is still high where the other's has come down.
+  `length_sweep` trains each to its own end (Hoffmann et al. 2022, section 2, on how much that matters).
 """
 
 from __future__ import annotations
@@ -63,20 +64,53 @@ def length_sweep(
     return rows
 
 
+def backtest(sizes: Sequence[float], losses: Sequence[float]) -> list[dict[str, float]]:
+    """What the smaller runs would have foretold of the larger ones: the straight line through the first three sizes or more, compared
+    with each size after them.
+
+    Rows: `runs` (sizes that were fitted), `size`, `foretold`, `actual` (mean of the runs of a size), and `error_per_fold`: |ln actual −
+    ln foretold| for each factor e between the last size that was fitted and the one foretold. Raises WorkshopError for fewer than
+    four sizes.
+    """
+    from workshop_lib.scaling import power_law
+
+    known = sorted(set(sizes))
+    if len(known) < 4:
+        raise WorkshopError(f"서로 다른 크기가 4개 이상 있어야 한다. 받은 크기: {list(sizes)}")
+    means = [float(np.mean([loss for size, loss in zip(sizes, losses, strict=True) if size == one])) for one in known]
+    rows = []
+    for runs in range(3, len(known)):
+        scale, exponent = power_law(known[:runs], means[:runs])
+        for size, actual in zip(known[runs:], means[runs:]):
+            foretold = scale * size**-exponent
+            error = abs(math.log(actual / foretold)) / math.log(size / known[runs - 1])
+            rows.append({"runs": runs, "size": size, "foretold": foretold, "actual": actual, "error_per_fold": error})
+    return rows
+
+
 def forecast(
     sizes: Sequence[float], losses: Sequence[float], targets: Sequence[float], scatter: float | None = None, level: float = 0.9,
     seed: int = 0,
 ) -> list[dict[str, float]]:
     """The loss of one more run at each target, by both forms of `scaling.fit_power_law`: a row a target.
 
-    sizes: parameters, tokens or operations of the runs that were measured; scatter: standard deviation of ln loss between seeds.
-    Rows: `size`; `line` and `floor` with `_low` and `_high`; `low` and `high`, which span both. Raises WorkshopError for fewer
-    than four different sizes.
+    sizes: parameters, tokens or operations of the runs that were measured; scatter: standard deviation of ln loss between seeds (where
+    the runs lie further from a form's curve than that, their distances count).
+    Rows: `size`; `line` and `floor` with `_low` and `_high`, the intervals that believe in their form; `low` and `high`, which span both
+    and are widened by the worst error of `backtest` for the distance from the largest run (upwards no further than that run's own interval:
+    more of the same does no harm). No probability belongs to the widening.
+    Raises WorkshopError for fewer than four different sizes.
     """
     from workshop_lib.scaling import fit_power_law
 
-    forms = {"line": False, "floor": True}
-    laws = {name: fit_power_law(sizes, losses, with_floor, scatter, seed=seed) for name, with_floor in forms.items()}
+    laws = {}
+    for name, with_floor in (("line", False), ("floor", True)):
+        laws[name] = fit_power_law(sizes, losses, with_floor, seed=seed)
+        if scatter is not None and scatter > laws[name].scatter:  # else the runs lie further from the curve than seeds explain
+            laws[name] = fit_power_law(sizes, losses, with_floor, scatter, seed=seed)
+    worst = max(row["error_per_fold"] for row in backtest(sizes, losses))
+    largest = max(sizes)
+    ceiling = max(float(law.interval(largest, level)[1][0]) for law in laws.values())
     rows = []
     for target in targets:
         row = {"size": float(target)}
@@ -84,21 +118,24 @@ def forecast(
             low, high = law.interval(target, level)
             row |= {name: float(law(target)), f"{name}_low": float(low[0]), f"{name}_high": float(high[0])}
         ends = [row[f"{name}_{end}"] for name in laws for end in ("low", "high")]
-        rows.append(row | {"low": min(ends), "high": max(ends)})
+        wider = math.exp(worst * max(0.0, math.log(target / largest)))
+        high = max(ends) * wider
+        rows.append(row | {"low": min(ends) / wider, "high": high if target <= largest else min(high, ceiling)})
     return rows
 
 
 def figure(sizes: Sequence[float], losses: Sequence[float], furthest: float, scatter: float | None = None, label: str = "학습한 토큰"):
-    """Measured runs, both forms up to the furthest size, and the interval that spans them. A matplotlib figure."""
+    """Measured runs, both forms up to the furthest size, and the interval of `forecast`. A matplotlib figure."""
     plt = display.pyplot()
     grid = np.geomspace(min(sizes), furthest, 60)
     rows = forecast(sizes, losses, grid, scatter)
-    picture, axes = plt.subplots()
-    axes.fill_between(grid, [row["low"] for row in rows], [row["high"] for row in rows], color="C7", alpha=0.2, label="90% 구간")
+    picture, axes = plt.subplots(figsize=(8, 3.5), layout="constrained")
+    axes.fill_between(grid, [row["low"] for row in rows], [row["high"] for row in rows], color="C7", alpha=0.2, label="예측 구간")
     for name, shown in (("line", "곧은 선"), ("floor", "바닥이 있는 곡선")):
         axes.plot(grid, [row[name] for row in rows], label=shown)
     axes.plot(sizes, losses, "ko", label="잰 것"), axes.axvline(max(sizes), color="gray", ls=":")
     axes.set_xscale("log"), axes.set_xlabel(label), axes.set_ylabel("검증 BPC"), axes.legend(), display.plain_logs(axes)
+    axes.tick_params(axis="x", labelsize=8)
     plt.close(picture)  # shown as the cell's value, once
     return picture
 
