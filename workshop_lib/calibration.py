@@ -39,6 +39,7 @@ class Statistics:
 
     @classmethod
     def empty(cls, width: int) -> Statistics:
+        """Of no inputs yet, for a layer that reads `width`."""
         return cls(torch.zeros(width, width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64))
 
     def add(self, x: Tensor) -> None:

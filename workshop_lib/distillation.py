@@ -207,6 +207,7 @@ class Lesson(nn.Module):
         self._teacher = [teacher.eval()]  # in a list: the teacher's weights are not the lesson's to train
 
     def forward(self, input_ids: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Ids (batch, time) to the distance from the teacher where targets are given, else to the student's logits."""
         logits = self.student(input_ids)
         if targets is None:
             return logits

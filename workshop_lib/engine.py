@@ -133,6 +133,7 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
+        """Whether always the likeliest token is taken."""
         return self.temperature < GREEDY_BELOW
 
 
@@ -246,6 +247,7 @@ class Engine:
 
     @property
     def alive(self) -> bool:
+        """Whether it takes requests."""
         return self._thread.is_alive() and not self._closed
 
     def submit(

@@ -33,6 +33,7 @@ class LocalServer:
 
     @property
     def pid(self) -> int:
+        """Its process number."""
         return self.process.pid
 
     def client(self, **options) -> "OpenAI":

@@ -65,6 +65,7 @@ class Recall:
 
     @property
     def accuracy(self) -> float:
+        """Share of right answers at the end."""
         return self.history[-1]["accuracy"]
 
     @property

@@ -47,6 +47,7 @@ class NgramModel:
 
     @property
     def order(self) -> int:
+        """The longest run of tokens that is counted."""
         return len(self.levels)
 
     def log_probabilities(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:

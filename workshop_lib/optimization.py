@@ -106,6 +106,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None) -> None:
+        """One update of every parameter that has a gradient; matrices of one shape are orthogonalised together."""
         for group in self.param_groups:
             shapes: dict[tuple[int, ...], list[Tensor]] = {}
             for parameter in group["params"]:

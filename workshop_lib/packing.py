@@ -142,6 +142,7 @@ class Validation:
 
     @property
     def characters(self) -> int:
+        """Of all documents together: what nats are divided by for bits per character."""
         return sum(document.characters for document in self.documents)
 
     def stream(self) -> np.ndarray:

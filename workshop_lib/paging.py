@@ -54,10 +54,12 @@ class BlockTable:
 
     @property
     def slots_held(self) -> int:
+        """Slots of all blocks that were handed out."""
         return self.size * sum(len(blocks) for blocks in self.held.values())
 
     @property
     def slots_used(self) -> int:
+        """Slots in which a token stands."""
         return sum(self.lengths.values())
 
 
@@ -109,6 +111,7 @@ class Usage:
 
     @property
     def steps(self) -> int:
+        """How many steps it took to serve everyone."""
         return len(self.running)
 
     def row(self) -> dict[str, float]:

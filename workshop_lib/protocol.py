@@ -209,6 +209,7 @@ class Form:
     created: int
 
     def whole(self, texts: list[str], finishes: list[str], usage: dict[str, int]) -> dict:
+        """The body of an answer that leaves as a whole: a choice a text."""
         choices = []
         for index, (text, finish) in enumerate(zip(texts, finishes)):
             said = {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
@@ -216,6 +217,7 @@ class Form:
         return self._envelope("chat.completion" if self.chat else "text_completion", choices) | {"usage": usage}
 
     def part(self, index: int, text: str, finish: str | None, opening: bool = False) -> dict:
+        """A chunk of a stream: a piece of choice `index`, or its opening, which names the role in a chat."""
         if self.chat:
             delta = {"role": "assistant", "content": ""} if opening else {"content": text} if text else {}
             choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
@@ -224,6 +226,7 @@ class Form:
         return self._envelope("chat.completion.chunk" if self.chat else "text_completion", [choice])
 
     def last(self, usage: dict[str, int]) -> dict:
+        """The chunk without a choice that ends a stream with the usage, where it was asked for."""
         return self._envelope("chat.completion.chunk" if self.chat else "text_completion", []) | {"usage": usage}
 
     def _envelope(self, kind: str, choices: list) -> dict:

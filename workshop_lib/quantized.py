@@ -115,6 +115,7 @@ class QuantizedLinear(nn.Module):
         return Codes(self.packed, self.scales, self.inputs, self.bits, self.normal).weight()
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (..., in) to (..., out)."""
         if self.integer:
             y = integer_product(x, self.packed.view(torch.int8), self.scales.to(x.dtype))
             return y if self.bias is None else y + self.bias
@@ -125,6 +126,7 @@ class QuantizedLinear(nn.Module):
         return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
 
     def extra_repr(self) -> str:
+        """What `print(model)` says of the layer."""
         return f"{self.in_features}, {self.out_features}, bits={self.bits}, groups={self.scales.shape[1]}"
 
 

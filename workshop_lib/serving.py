@@ -58,6 +58,7 @@ class Metrics:
             self.tokens.labels(kind)
 
     def answered(self, route: str, status: int, seconds: float, tickets: list["Ticket"], prompt_tokens: int) -> None:
+        """Count a request in, however it ended; `seconds`: from its arrival to the end of its answer."""
         self.requests.labels(route, str(status)).inc()
         self.seconds.labels(route).observe(seconds)
         self.tokens.labels("prompt").inc(prompt_tokens)

@@ -132,6 +132,7 @@ class TritonServer:
 
     @property
     def pid(self) -> int:
+        """Its process number."""
         return self.process.pid
 
     def ready(self) -> bool:

@@ -18,6 +18,7 @@ class TritonPythonModel:
     """The three calls that Triton makes: initialize, execute, finalize."""
 
     def initialize(self, args: dict) -> None:
+        """Load graph and tokenizer from the version's folder."""
         folder = Path(args["model_repository"]) / args["model_version"]
         self.settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
         self.tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -29,12 +30,15 @@ class TritonPythonModel:
         self.empty = {cache.name: np.zeros((1, cache.shape[1], 0, cache.shape[3]), np.float32) for cache in caches}
 
     def execute(self, requests: list) -> list:
+        """A response to each request, one after another."""
         return [self.answer(request) for request in requests]
 
     def finalize(self) -> None:
+        """Let go of the graph."""
         del self.session
 
     def answer(self, request):
+        """The response to one request, or the error that names what is wrong with it."""
         def given(name, default):
             tensor = pb_utils.get_input_tensor_by_name(request, name)
             return default if tensor is None else tensor.as_numpy().ravel()[0]

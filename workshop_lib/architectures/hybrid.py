@@ -66,6 +66,7 @@ class HybridConfig:
 
     @property
     def num_hidden_layers(self) -> int:
+        """Layers of all three kinds: one a letter of the pattern."""
         return len(self.pattern)
 
     def mixer(self) -> mamba2.MixerShape:
@@ -134,9 +135,11 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple]:
+        """x: (batch, time, width). Returns the like, and a state, which an MLP has none of."""
         return self.down_proj(F.relu(self.up_proj(x)).square()), ()
 
     def step(self, x: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
+        """As `forward`, with one token."""
         return self(x)
 
 

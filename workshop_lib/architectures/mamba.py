@@ -53,6 +53,7 @@ class MambaConfig:
 
     @property
     def intermediate_size(self) -> int:
+        """Width inside a block."""
         return self.expand * self.hidden_size
 
     @classmethod
@@ -212,6 +213,7 @@ class StateSpaceModel(LanguageModel):
 
     @property
     def stack(self) -> Backbone:
+        """The layers with what stands before and behind them, under the name that the library's checkpoint has for it."""
         return getattr(self, self.body)
 
     def _read(self, input_ids: Tensor) -> tuple[Tensor, list]:
@@ -223,9 +225,11 @@ class StateSpaceModel(LanguageModel):
         return x, states
 
     def hidden(self, input_ids: Tensor) -> Tensor:
+        """Ids (batch, time) to what the output layer reads, (batch, time, width)."""
         return self.stack.norm_f(self._read(input_ids)[0])
 
     def step_hidden(self, token: Tensor, state: list | None) -> tuple[Tensor, list]:
+        """Ids (batch,) of one more token to (batch, width), and the state with it read: one entry a layer."""
         x, states = self.stack.embeddings(token), []
         for block, before in zip(self.stack.layers, state or [None] * len(self.stack.layers)):
             y, after = block.mixer.step(block.norm(x), before)

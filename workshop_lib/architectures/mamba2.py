@@ -63,6 +63,7 @@ class Mamba2Config:
         check_groups(self.num_heads, self.n_groups)
 
     def mixer(self) -> MixerShape:
+        """The shape of every layer's mixer."""
         return MixerShape(
             width=self.hidden_size, heads=self.num_heads, head=self.head_dim, state=self.state_size, groups=self.n_groups,
             taps=self.conv_kernel, chunk=self.chunk_size, eps=self.layer_norm_epsilon, conv_bias=self.use_conv_bias,
@@ -101,6 +102,7 @@ class MixerShape:
 
     @property
     def inner(self) -> int:
+        """Width inside the mixer: all heads side by side."""
         return self.heads * self.head
 
     @property
@@ -263,6 +265,7 @@ class GatedNorm(nn.Module):
         self.groups, self.eps = groups, eps
 
     def forward(self, y: Tensor, gate: Tensor) -> Tensor:
+        """y, gate: (batch, time, inner) to the like: RMS norm of y · silu(gate), over each group by itself."""
         y = kernels.swiglu(gate, y)
         if self.groups == 1:
             return kernels.rms_norm(y, self.weight, self.eps)

@@ -73,6 +73,7 @@ class MoEConfig:
 
     @property
     def qk_head_dim(self) -> int:
+        """Width of a query or key: the part without a position and the part with one."""
         return self.qk_nope_head_dim + self.qk_rope_head_dim
 
     @classmethod
@@ -153,6 +154,7 @@ class LatentAttention(nn.Module):
         self.o_proj = nn.Linear(self.heads * self.value, width, bias=False)
 
     def forward(self, x: Tensor, turn: Tensor) -> Tensor:
+        """x: (batch, time, width) to the like, with rotations `turn` for its positions."""
         return self.extend(x, turn, None)[0]
 
     def extend(self, x: Tensor, turn: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
@@ -255,6 +257,7 @@ class Mixture(nn.Module):
         self.shared_experts = MLP(config.hidden_size, config.moe_intermediate_size * config.n_shared_experts)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (batch, time, width) to the like: the experts that the gate picks for each token, and those that all tokens share."""
         flat = x.flatten(0, 1)
         return self.experts(flat, *self.gate(flat)).view_as(x) + self.shared_experts(x)
 

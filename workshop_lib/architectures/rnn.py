@@ -54,6 +54,7 @@ class RNN(LanguageModel):
                 nn.init.normal_(parameter, std=config.initializer_range, generator=generator)
 
     def hidden(self, input_ids: Tensor) -> Tensor:
+        """Ids (batch, time) to (batch, time, width)."""
         return self.rnn(self.embed_tokens(input_ids))[0]
 
     def step_hidden(self, token: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:

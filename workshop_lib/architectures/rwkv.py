@@ -126,6 +126,7 @@ class RwkvConfig:
 
     @property
     def num_heads(self) -> int:
+        """Heads of the state."""
         return self.hidden_size // self.head_size
 
 
@@ -203,6 +204,7 @@ class ChannelMix(nn.Module):
         self.value = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, left: Tensor) -> Tensor:
+        """x, left: (batch, time, width), `left` being x one token earlier, to the like."""
         return self.value(F.relu(self.key(torch.addcmul(x, left - x, self.x_k))).square())
 
 
@@ -264,9 +266,11 @@ class Rwkv(LanguageModel):
         return self.ln_out(x), after
 
     def hidden(self, input_ids: Tensor) -> Tensor:
+        """Ids (batch, time) to (batch, time, width)."""
         return self.read(input_ids)[0]
 
     def step_hidden(self, token: Tensor, state: list | None) -> tuple[Tensor, list]:
+        """Ids (batch,) of one more token to (batch, width), and the state with it read."""
         x, state = self.read(token.unsqueeze(1), state)
         return x.squeeze(1), state
 

@@ -60,6 +60,7 @@ class TransformerConfig:
 
     @property
     def head_dim(self) -> int:
+        """Width of a head."""
         return self.hidden_size // self.num_attention_heads
 
     @classmethod
@@ -86,6 +87,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (..., width) to the like."""
         return kernels.rms_norm(x, self.weight, self.eps)
 
 
@@ -103,6 +105,7 @@ class Attention(nn.Module):
         self.is_causal = True  # week 5 lets the future leak in, to see what that looks like
 
     def forward(self, x: Tensor, turn: Tensor) -> Tensor:
+        """x: (batch, time, width) to what attention adds, the like; `turn`: rotations for its positions."""
         return self.extend(x, turn, None)[0]
 
     def extend(self, x: Tensor, turn: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
@@ -138,6 +141,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (..., width) to the like."""
         return self.down_proj(kernels.swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
@@ -152,6 +156,7 @@ class Block(nn.Module):
         self.mlp = mlp
 
     def forward(self, x: Tensor, turn: Tensor) -> Tensor:
+        """x: (batch, time, width) to the like; `turn`: rotations for its positions."""
         x = x + self.self_attn(self.input_layernorm(x), turn)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -177,6 +182,7 @@ class Decoder(nn.Module):
         self.register_buffer("turn", turn, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
+        """Ids (batch, time) to what the output layer reads, (batch, time, width)."""
         turn = self.turn[: ids.shape[1]]
         x = self.embed_tokens(ids)
         for block in self.layers:

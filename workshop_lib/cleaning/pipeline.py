@@ -227,10 +227,12 @@ class Report:
 
     @property
     def docs_out(self) -> int:
+        """Documents kept, of all sources."""
         return sum(documents for _, documents, _ in self.sources.values())
 
     @property
     def chars_out(self) -> int:
+        """Characters kept, of all sources."""
         return sum(chars for _, _, chars in self.sources.values())
 
 

@@ -82,10 +82,12 @@ class Scene:
 
     @property
     def many(self) -> str:
+        """The thing with its number and counter: 사과 세 개."""
         return f"{self.thing} {count(self.number, self.counter)}"
 
     @property
     def key(self) -> tuple:
+        """What makes it this scene: two of the same key tell of the same."""
         return (self.who, self.day, self.place, self.thing)
 
 
