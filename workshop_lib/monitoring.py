@@ -83,7 +83,7 @@ def curves(scrapes: Sequence[Scrape], window: float = 1.0) -> dict[str, np.ndarr
     """What Prometheus would draw: counters as increase a second and quantiles of a histogram's increase, over the last `window` seconds.
 
     Arrays with an item a scrape but the first: time, requests_per_s (answered in any way), refused_per_s, queue, p50, p95 (seconds;
-    nan where nothing ended), tokens_per_s.
+    nan where nothing ended), tokens_per_s. A refusal is a request that ended at once: while a server refuses, its p50 falls.
     """
     rows = []
     for last in range(1, len(scrapes)):

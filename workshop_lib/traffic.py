@@ -13,6 +13,7 @@ Notable choices
 
 from __future__ import annotations
 
+import http.client
 import math
 import threading
 import time
@@ -197,7 +198,7 @@ def replay(
                 try:
                     text = _fetch(page)
                     found.scrapes.append(read(text, time.monotonic() - begun))
-                except OSError:
+                except (OSError, http.client.HTTPException, WorkshopError):
                     found.missed += 1
 
         watcher = threading.Thread(target=watch, daemon=True)
