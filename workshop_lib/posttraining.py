@@ -70,14 +70,17 @@ class World:
 
     @property
     def pad(self) -> int:
+        """The padding token's id."""
         return self.tokenizer.pad_token_id
 
     @property
     def clusters(self) -> list[str]:
+        """What each row of `held_out` is about: rows of one combination stand and fall together in a bootstrap."""
         return [row["combination"] for row in self.held_out]
 
     @property
     def pair_clusters(self) -> list[str]:
+        """The same for `pair_rows`."""
         return [row["combination"] for row in self.pair_rows]
 
 
@@ -129,6 +132,7 @@ def sft(model: Transformer, held: World, settings, seed: int) -> list[dict]:
 
 
 def supervised(settings) -> Training:
+    """How SFT learns, from the profile's section."""
     return Training(settings.sft_steps, settings.sft_batch, settings.sft_rate, settings.optimizer, settings.muon_iterations,
                     weight_decay=settings.sft_weight_decay)  # fmt: skip
 
@@ -150,6 +154,7 @@ def preferred(
 
 
 def by_preference(settings) -> Training:
+    """How DPO learns, from the profile's section."""
     return Training(settings.dpo_steps, settings.dpo_batch, settings.dpo_rate, settings.optimizer, settings.muon_iterations, warmup_steps=5)
 
 

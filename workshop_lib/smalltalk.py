@@ -29,6 +29,7 @@ from workshop_lib.workspace import write_rows
 
 
 def is_there(data: Path | None) -> bool:
+    """Whether real data was given, and ChatbotData is in it."""
     return data is not None and (data / "chatbot").is_dir()
 
 
