@@ -53,7 +53,7 @@ def server(tmp_path_factory):
 @pytest.mark.parametrize("chat", [True, False])
 def test_a_rush_on_a_real_server_is_counted_alike_on_both_sides(server, chat):
     calls = traffic.trace((Phase("한가함", 1, 5, "story"), Phase("몰림", 0.5, 120, "story")))
-    found = traffic.replay(server.url, server.model, calls, tokens=40, every=0.1, chat=chat)
+    found = traffic.replay(server.url, server.model, calls, tokens=150, every=0.1, chat=chat)
     assert [one.call for one in found.outcomes] == calls and found.missed == 0
     counts, first, last = found.counts(), found.scrapes[0], found.scrapes[-1]
     assert sum(counts.values()) == len(calls) and counts["ok"] and counts["refused"] and not counts["failed"] + counts["timeout"]
@@ -84,7 +84,7 @@ class Moody(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         prompt = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["prompt"]
         if prompt == "late":
-            threading.Event().wait(1.0)
+            threading.Event().wait(4.0)
         elif prompt == "cut":
             return self.connection.close()
         status = int(prompt) if prompt.isdecimal() else 200
@@ -111,7 +111,7 @@ def test_every_way_to_fail_is_an_outcome_and_nothing_is_tried_again():
         url = f"http://127.0.0.1:{server.server_port}/v1"
         prompts = ("200", "429", "504", "408", "500", "404", "late", "cut", "without usage")
         calls = [Call(0.01 * place, text, "") for place, text in enumerate(prompts)]
-        found = traffic.replay(url, "m", calls, timeout=0.4, every=0.1, chat=False)
+        found = traffic.replay(url, "m", calls, timeout=2.0, every=0.1, chat=False)
     finally:
         server.shutdown()
     wanted = ["ok", "refused", "timeout", "timeout", "failed", "failed", "timeout", "failed", "failed"]

@@ -130,6 +130,7 @@ class Replay:
     missed: int = 0
 
     def counts(self) -> dict[str, int]:
+        """How many calls ended in which way; together all of them."""
         return {status: sum(one.status == status for one in self.outcomes) for status in ("ok", "refused", "timeout", "failed")}
 
     def rows(self) -> list[dict[str, object]]:
