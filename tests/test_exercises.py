@@ -11,7 +11,7 @@ from workshop_lib import exercises as ex
 
 ALL = [(week, exercise) for week in range(1, 11) for exercise in ex.find(week)]
 NAMES = [f"week{week:02d}-{exercise.name}" for week, exercise in ALL]
-LEAST = {1: 5, 2: 7, 3: 7, 4: 9, 5: 5, 6: 8, 7: 9, 8: 9, 9: 9, 10: 9}
+LEAST = {1: 7, 2: 7, 3: 7, 4: 9, 5: 5, 6: 8, 7: 9, 8: 9, 9: 9, 10: 9}
 
 
 def copy_of(function):
