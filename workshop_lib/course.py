@@ -173,11 +173,3 @@ def _box(axes, artefact: Artefact, x: float, y: float, width: float) -> None:
                   color="#333", zorder=5)
     if artefact.state != "ready":
         axes.text(x + width - 0.2, y - 0.16, artefact.why[:46], va="center", ha="right", fontsize=8, color=line, zorder=5)
-
-
-def __getattr__(name: str):
-    if name == "HIGHLIGHTS":  # moved; a notebook still asks for it here
-        from workshop_lib.report_tables import HIGHLIGHTS
-
-        return HIGHLIGHTS
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
