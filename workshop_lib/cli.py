@@ -91,11 +91,17 @@ def _parser() -> argparse.ArgumentParser:
     _workspace_options(serve)
     demo = command("demo", _demo, "브라우저에서 모델과 이야기한다 (Ctrl-C로 멈춘다)")
     demo.add_argument("--url", metavar="URL", help="OpenAI 형식 서버의 주소, /v1까지 (기본: 내 모델의 서버를 함께 띄운다)")
-    demo.add_argument("--model", metavar="M", help="--url과 함께: 모델 이름. 혼자: 모델 폴더 (기본: 작업 폴더의 base_model)")
+    demo.add_argument("--model", metavar="M", help="--url과 함께: 모델 이름. 혼자: 모델 폴더 (기본: 정렬한 모델, 없으면 기본 모델)")
+    demo.add_argument("--compare", action="append", metavar="W", help="견줄 다른 모델의 폴더나 서버 주소. 여러 번 쓸 수 있다")
     demo.add_argument("--tokenizer", type=Path, metavar="DIR", help="--url의 모델의 토크나이저 폴더 (없으면 서버가 보낸 조각을 보인다)")
     demo.add_argument("--host", default="127.0.0.1", metavar="H", help="페이지의 주소 (기본: 127.0.0.1)")
     demo.add_argument("--port", type=_port, default=7860, metavar="P", help="페이지의 포트. 0이면 빈 포트 (기본: 7860)")
     _workspace_options(demo)
+    feedback = command("feedback", _feedback, "데모에서 모은 표를 보고, 내보내고, 그것으로 모델을 다시 맞춘다")
+    feedback.add_argument("action", nargs="?", default="show", choices=("show", "export", "train"),
+                          help="show: 세어 보기 (기본), export: 선호 쌍을 파일로, train: DPO로 다시 맞추기")
+    feedback.add_argument("file", nargs="?", type=Path, metavar="FILE", help="export할 .jsonl 파일")
+    _workspace_options(feedback)
     data = command("data", _data, "공개 데이터를 내려받거나 폴더를 살펴본다")
     data.add_argument("action", choices=("get", "check"), help="get: 내려받기, check: 읽어 보기")
     data.add_argument("folder", type=Path, help="데이터 폴더")
@@ -223,24 +229,36 @@ def _serve(options: argparse.Namespace) -> None:
 
 def _demo(options: argparse.Namespace) -> None:
     import threading
-    from contextlib import ExitStack
 
-    from workshop_lib import demo, local_server
+    from workshop_lib import demo, talkers
 
+    home, folder, others = _workspace(options).home, None, {}
+    if not options.url:
+        others = talkers.of_workspace(home)
+        if options.model:
+            folder = Path(options.model).expanduser()
+            others = {options.model: folder} | {label: path for label, path in others.items() if path.resolve() != folder.resolve()}
+        elif talkers.ALIGNED not in others:
+            folder = _finished_model(options)
+    for where in options.compare or []:
+        others[where] = where if "://" in where else Path(where).expanduser()
+    key = os.environ.get("OPENAI_API_KEY", "none")
     try:
-        with ExitStack() as stack:
-            key = os.environ.get("OPENAI_API_KEY", "none")
-            url, model, tokenizer, base = options.url, options.model, options.tokenizer, False
-            if not url:
-                folder = Path(model).expanduser() if model else _finished_model(options)
-                server = stack.enter_context(local_server.running(folder))
-                url, model, tokenizer, key = server.url, server.model, folder, "none"
-                base = folder.name == "base_model"
-            page = demo.running(url, model, tokenizer=tokenizer, key=key, complete=base, host=options.host, port=options.port or None)
-            print(f"준비됨: {stack.enter_context(page)}", flush=True)
+        with demo.running(options.url, options.model if options.url else None, tokenizer=options.tokenizer, key=key, home=home,
+                          others=others, complete=folder is not None and folder.name == talkers.BASE, host=options.host,
+                          port=options.port or None) as address:  # fmt: skip
+            print(f"준비됨: {address}", flush=True)
             threading.Event().wait()
     except KeyboardInterrupt:
         print("데모를 멈추었다.")
+
+
+def _feedback(options: argparse.Namespace) -> None:
+    from workshop_lib import feedback
+
+    if (options.action == "export") != bool(options.file):
+        raise WorkshopError("`workshop feedback export FILE`처럼 쓴다. 다른 동작에는 파일이 없다.")
+    feedback.run(_workspace(options), options.action, options.file)
 
 
 def _chat(options: argparse.Namespace) -> None:

@@ -1,177 +1,107 @@
-"""`workshop demo`: talk to a model in the browser, through any server that speaks OpenAI's protocol.
+"""`workshop demo`: talk to models in the browser, say what is better, and let them learn from it.
+
+The page has up to three tabs: a chat with thumbs, two models side by side (`demo_tabs.compare_tab`), and the votes with another round of
+DPO on them (`demo_tabs.feedback_tab`). Behind it are servers that speak OpenAI's protocol (`chat_client`, `talkers`).
 
 Notable choices
-- The page knows the model by its address only: `workshop serve`, vLLM or Triton behind it make no difference.
 - Words appear as the server sends them. Stopping closes the connection, and the server frees the request's place.
-- A conversation longer than the model's context loses its oldest exchanges (and the page says so), never its system prompt.
+- A vote is kept with the conversation as it was asked, not as the page shows it later: system prompt and forgotten messages included.
 - A base model cannot chat, so it may go on writing instead (`COMPLETE`).
 - Nothing is fetched from outside: Gradio's analytics and web fonts are off.
 """
 
-from __future__ import annotations
-
 import contextlib
 import html
 import os
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from workshop_lib import WorkshopError, display
+from workshop_lib import WorkshopError, votes
+from workshop_lib.chat_client import Reply, Sampling, connect, conversation, reply, token_view
+from workshop_lib.talkers import OF_THE_COURSE, Talker, Talkers, segmenter
 
 if TYPE_CHECKING:
     import gradio
-    from openai import OpenAI
 
-    from workshop_lib.segmentation import Segmenter
-
+__all__ = ["Reply", "Sampling", "connect", "conversation", "page", "reply", "running", "token_view"]
 CHAT, COMPLETE = "대화", "이어 쓰기"
-Message = dict[str, str]
+GUIDE = "답 아래의 엄지로 표를 준다. 견주기에서 두 모델의 답을 고르고, 피드백에서 그 표로 다시 맞춘다."
+KIND = {CHAT: votes.CHAT, COMPLETE: votes.COMPLETION}
+CSS = """
+.gradio-container > main { width: 100%; max-width: 1000px !important; margin: 0 auto; }
+#title h1 { font-size: 1.5rem; margin: .4rem 0 .1rem; }
+#title p, .said, .answer b { color: var(--body-text-color); opacity: .72; }
+#conversation .message { line-height: 1.65; word-break: keep-all; overflow-wrap: anywhere; }
+.said { line-height: 1.6; min-height: 1.6rem; }
+.answer { border: 1px solid var(--border-color-primary); border-radius: 10px; padding: .7rem 1rem; min-height: 5.5rem; line-height: 1.7;
+          white-space: pre-wrap; word-break: keep-all; overflow-wrap: anywhere; }
+.answer b { display: block; font-size: .85rem; margin-bottom: .2rem; }
+.table { overflow-x: auto; }
+.table table { width: 100%; border-collapse: collapse; font-size: .92rem; margin: .4rem 0; }
+.table th, .table td { border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important; padding: .35rem .6rem;
+                       vertical-align: top; word-break: keep-all; min-width: 3.5rem; }
+"""
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How to draw the next token. max_tokens 0: as many as the server allows; seed None: another answer each time."""
-
-    temperature: float = 0.8
-    top_p: float = 0.95
-    max_tokens: int = 0
-    seed: int | None = None
-
-    def fields(self) -> dict[str, Any]:
-        """As fields of a request."""
-        chosen: dict[str, Any] = {"temperature": self.temperature, "top_p": self.top_p}
-        if self.max_tokens:
-            chosen["max_tokens"] = self.max_tokens
-        if self.seed is not None:
-            chosen["seed"] = self.seed
-        return chosen
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer as far as it has come. pieces: what arrived at once; forgotten: messages left out because the context is full."""
-
-    text: str = ""
-    pieces: tuple[str, ...] = ()
-    forgotten: int = 0
-    seconds: float = 0.0
-    first: float = 0.0  # seconds until the first piece
-    read: int | None = None  # tokens, as the server counted them at the end
-    written: int | None = None
-
-
-def reply(client: OpenAI, model: str, messages: Sequence[Message], sampling: Sampling, complete: bool = False) -> Iterator[Reply]:
-    """The answer to `messages`, growing; with `complete`, the last message written on.
-
-    Where the server finds the text too long, the oldest exchange is left out and it is asked again.
-    Raises WorkshopError where the server cannot be reached or refuses.
-    """
-    import openai
-
-    kept, begun, forgotten = [dict(message) for message in messages], time.perf_counter(), 0
-    try:
-        while True:
-            try:
-                stream = _open(client, model, kept, sampling, complete)
-                break
-            except openai.BadRequestError as error:
-                oldest = 1 if kept[0]["role"] == "system" else 0
-                if not _too_long(error) or complete or len(kept) - oldest < 3:
-                    raise
-                del kept[oldest : oldest + 2]  # a question and its answer
-                forgotten += 2
-        pieces, first, usage = [], 0.0, None
-        with contextlib.closing(stream):
-            for chunk in stream:
-                usage = chunk.usage or usage
-                piece = _words(chunk, complete)
-                if piece:
-                    first = first or time.perf_counter() - begun
-                    pieces.append(piece)
-                    yield Reply("".join(pieces), tuple(pieces), forgotten, time.perf_counter() - begun, first)
-        read, written = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
-        yield Reply("".join(pieces), tuple(pieces), forgotten, time.perf_counter() - begun, first, read, written)
-    except openai.APIConnectionError as error:
-        raise WorkshopError(f"서버 {client.base_url}에 연결할 수 없다. 서버가 떠 있는지, 주소가 /v1로 끝나는지 확인한다.") from error
-    except openai.OpenAIError as error:
-        raise WorkshopError(f"서버가 거절했다: {str(getattr(error, 'message', error))[:300]}") from error
-
-
-def _open(client: OpenAI, model: str, messages: list[Message], sampling: Sampling, complete: bool):
-    options = {"model": model, "stream": True, "stream_options": {"include_usage": True}, **sampling.fields()}
-    if complete:
-        options.setdefault("max_tokens", 100)  # unlike a chat, a completion without a bound ends after 16 tokens
-        return client.completions.create(prompt=messages[-1]["content"], **options)
-    return client.chat.completions.create(messages=messages, **options)
-
-
-def _words(chunk, complete: bool) -> str:
-    if not chunk.choices:
-        return ""
-    return (chunk.choices[0].text if complete else chunk.choices[0].delta.content) or ""
-
-
-def _too_long(error) -> bool:
-    return error.code == "context_length_exceeded" or "context length" in str(error.message)  # the second: older vLLM
-
-
-def conversation(system: str | None, history: Sequence[dict[str, Any]], message: str) -> list[Message]:
-    """System prompt (where there is one), the exchanges so far as Gradio keeps them, and the new message, as OpenAI's messages."""
-    turns = [{"role": turn["role"], "content": _plain(turn["content"])} for turn in history]
-    for turn in turns:
-        if turn["role"] == "assistant":
-            turn["content"] = html.unescape(turn["content"])  # the page keeps answers escaped
-    system = (system or "").strip()  # None: the fold with the system prompt has never been opened
-    opening = [{"role": "system", "content": system}] if system else []
-    return [*opening, *turns, {"role": "user", "content": message}]
-
-
-def _plain(content: Any) -> str:
-    """Gradio keeps a message as text or as a list of parts."""
-    if isinstance(content, str):
-        return content
-    return "".join(part if isinstance(part, str) else part.get("text", "") for part in content)
-
-
-def token_view(answer: Reply, segmenter: Segmenter | None = None) -> str:
-    """HTML: the answer's tokens as chips, and what they cost. Without a tokenizer, the pieces that the server sent."""
-    pieces = segmenter.pieces(answer.text) if segmenter and answer.text else answer.pieces
-    shown = display.chips(pieces, "토큰" if segmenter else "서버가 보낸 조각")._repr_html_()
-    facts = [f"첫 조각까지 {answer.first:.2f}초, 모두 {answer.seconds:.2f}초"]
-    if answer.written:
-        decoding = answer.seconds - answer.first
-        facts.append(f"읽은 토큰 {answer.read}개, 쓴 토큰 {answer.written}개")
-        if answer.written > 1 and decoding > 0:
-            facts.append(f"첫 조각 뒤로 초당 {(answer.written - 1) / decoding:,.0f}개")
-    if answer.forgotten:
-        facts.append(f"문맥이 차서 앞의 메시지 {answer.forgotten}개를 잊었다")
-    return f'<div id="token-view">{shown}<p>{html.escape(". ".join(facts))}.</p></div>'
-
-
-def page(client: OpenAI, model: str, tokenizer=None, complete: bool = False) -> gradio.Blocks:
-    """The chat page. tokenizer: of the model, where it is known, for the token view; complete: begin in the mode `COMPLETE`."""
+def page(talkers: Talkers, home: Path | None = None, complete: bool = False) -> "gradio.Blocks":
+    """The page. home: the workspace that keeps the votes (None: nobody votes); complete: begin in the mode `COMPLETE`."""
     gr = _gradio()
-    segmenter = None
-    if tokenizer is not None:
-        from workshop_lib.segmentation import from_pretrained
+    first = talkers.get(talkers.labels[0])
+    with gr.Blocks(title="LLM From Scratch 워크숍", analytics_enabled=False) as blocks:
+        alone = home is None and len(talkers.labels) == 1
+        about = GUIDE if len(talkers.labels) > 1 else f"모델 {first.model}, 서버 {first.client.base_url}"
+        gr.Markdown(f"# 내 모델과 이야기하기\n{about}", elem_id="title")
+        if alone:
+            _chat(gr, talkers, home, complete)
+            return blocks
+        from workshop_lib import demo_tabs
 
-        segmenter = from_pretrained(model, tokenizer)
+        with gr.Tab("대화"):
+            chosen, controls = _chat(gr, talkers, home, complete)
+        menus = [chosen]
+        if len(talkers.labels) > 1:
+            with gr.Tab("견주기"):
+                menus += demo_tabs.compare_tab(gr, talkers, home, controls)
+        if home is not None:
+            with gr.Tab("피드백") as tab:
+                demo_tabs.feedback_tab(gr, blocks, tab, talkers, home, menus)
+    return blocks
 
-    def answer(message, history, mode, system, temperature, top_p, max_tokens, seed):
-        """One turn: the text so far and the token view, again and again."""
+
+def _chat(gr, talkers: Talkers, home: Path | None, complete: bool) -> tuple["gradio.Dropdown", list]:
+    """The chat with its settings. Returns the menu of models, and the controls that a comparison shares."""
+
+    def answer(message, history, mode, system, temperature, top_p, max_tokens, seed, label, asked):
+        """One turn: the text so far, the token view and what was asked, again and again."""
         writing_on = mode == COMPLETE
         messages = [{"role": "user", "content": message}] if writing_on else conversation(system, history, message)
-        sampling = Sampling(float(temperature), float(top_p), int(max_tokens), int(seed) if seed is not None and seed >= 0 else None)
         try:
-            for part in reply(client, model, messages, sampling, writing_on):
+            talker = talkers.get(label)
+            for part in reply(talker.client, talker.model, messages, sampling(temperature, top_p, max_tokens, seed), writing_on):
+                turn = {"messages": messages, "answer": part.text, "model": talker.model, "kind": KIND[mode]}
                 # Gradio takes a message for HTML and drops tags it does not know, <think> among them: escaped, they are seen.
-                yield html.escape((message if writing_on else "") + part.text, quote=False), token_view(part, segmenter)
+                shown = html.escape((message if writing_on else "") + part.text, quote=False)
+                yield shown, token_view(part, talker.segmenter), {**asked, len(history) + 1: turn}
         except WorkshopError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
+    def thumb(data: gr.LikeData, asked):
+        place = data.index[0] if isinstance(data.index, (list, tuple)) else data.index
+        if not (turn := asked.get(place)):
+            return "이 답에는 표를 줄 수 없다."
+        chosen = {True: 1, False: -1}.get(data.liked, 0)  # the same thumb once more takes the vote back
+        try:
+            votes.vote(home, turn["messages"], turn["answer"], chosen, turn["model"], turn["kind"])
+            given = votes.counts(home)
+        except WorkshopError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        said = {1: "좋다고 한 표를 저장했다", -1: "나쁘다고 한 표를 저장했다", 0: "표를 거두었다"}[chosen]
+        hint = "'다시 시도'로 다른 답을 받아 반대 표를 주면 쌍이 된다."
+        return f"<div class='said'>{said}. 지금까지 좋다 {given['up']}개, 나쁘다 {given['down']}개. {hint}</div>"
+
+    several = len(talkers.labels) > 1
+    menu = gr.Dropdown(talkers.labels, value=talkers.labels[0], label="모델", visible=several, elem_id="model")
     controls = [
         gr.Radio([CHAT, COMPLETE], value=COMPLETE if complete else CHAT, label="방식", info="기본 모델은 대화를 못 배웠다", render=False),
         gr.Textbox(label="시스템 프롬프트", lines=2, render=False),
@@ -180,79 +110,68 @@ def page(client: OpenAI, model: str, tokenizer=None, complete: bool = False) -> 
         gr.Slider(0, 1024, value=0, step=1, label="최대 토큰", info="0이면 서버가 정한다", render=False),
         gr.Number(value=-1, precision=0, label="시드", info="음수면 매번 다르다", render=False),
     ]
-    with gr.Blocks(title="LLM From Scratch 워크숍", analytics_enabled=False) as blocks:
-        tokens = gr.HTML(label="토큰", render=False)
-        gr.ChatInterface(
-            answer,
-            title="내 모델과 이야기하기",
-            description=f"모델 {model}, 서버 {client.base_url}",
-            chatbot=gr.Chatbot(label="대화", height=420, elem_id="conversation", render_markdown=False, buttons=["copy"], render=False),
-            textbox=gr.Textbox(placeholder="메시지를 쓰고 Enter", elem_id="message", container=False, scale=7, render=False),
-            additional_inputs=controls,
-            additional_inputs_accordion=gr.Accordion("표본 추출", open=False, render=False),
-            additional_outputs=[tokens],
-            api_name="chat",
-            flagging_mode="never",
-            analytics_enabled=False,
-            autofocus=False,
-        )
-        tokens.render()
-    return blocks
+    tokens, asked = gr.HTML(label="토큰", render=False), gr.State({})
+    shown = gr.Chatbot(label="대화", height=420, elem_id="conversation", render_markdown=False, buttons=["copy"], render=False,
+                       placeholder="무엇이든 물어본다. 답 아래의 엄지로 표를 준다." if home else None)  # fmt: skip
+    gr.ChatInterface(
+        answer,
+        chatbot=shown,
+        textbox=gr.Textbox(placeholder="메시지를 쓰고 Enter", elem_id="message", container=False, scale=7, submit_btn="보내기",
+                           stop_btn="멈추기", render=False),
+        additional_inputs=[*controls, menu, asked],
+        additional_inputs_accordion=gr.Accordion("시스템 프롬프트와 표본 추출", open=False, render=False),
+        additional_outputs=[tokens, asked],
+        api_name="chat",
+        flagging_mode="never",
+        analytics_enabled=False,
+        autofocus=False,
+    )  # fmt: skip
+    if home is not None:
+        voted = gr.HTML(elem_id="voted", padding=False)
+        shown.like(thumb, asked, voted, api_visibility="private")
+    tokens.render()
+    base = OF_THE_COURSE["base_model"]
+    menu.change(lambda label: COMPLETE if label == base else CHAT, menu, controls[0], api_visibility="private")
+    return menu, controls
 
 
-def connect(url: str, model: str | None = None, key: str = "none", timeout: float = 120.0) -> tuple[OpenAI, str]:
-    """A client for `url`, and the model to ask for: the one named, or the first that the server lists."""
-    import openai
-
-    if not url.startswith(("http://", "https://")):
-        raise WorkshopError(f"주소 '{url}'이(가) http://나 https://로 시작하지 않는다. 예: http://127.0.0.1:8000/v1")
-    client = openai.OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=0)
-    try:
-        listed = [card.id for card in client.models.list().data or []]
-    except openai.APIStatusError as error:
-        if not model:
-            raise WorkshopError(f"서버 {url}가 모델 목록을 주지 않는다({error.status_code}). --model로 이름을 적는다.") from error
-        return client, model
-    except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:  # no server, or one of another kind
-        raise WorkshopError(f"서버 {url}에 연결할 수 없다. 서버가 떠 있는지, 주소가 /v1로 끝나는지 확인한다.") from error
-    if model and listed and model not in listed:
-        raise WorkshopError(f"서버 {url}에 모델 '{model}'이(가) 없다. 있는 모델: {', '.join(listed[:10])}")
-    if not (model or listed):
-        raise WorkshopError(f"서버 {url}가 알리는 모델이 없다. --model로 이름을 적는다.")
-    return client, model or listed[0]
+def sampling(temperature: float, top_p: float, max_tokens: float, seed: float | None) -> Sampling:
+    """What the controls say."""
+    return Sampling(float(temperature), float(top_p), int(max_tokens), int(seed) if seed is not None and seed >= 0 else None)
 
 
 @contextlib.contextmanager
 def running(
-    url: str, model: str | None = None, *, tokenizer: Path | None = None, key: str = "none", complete: bool = False,
-    host: str = "127.0.0.1", port: int | None = None,
+    url: str | None = None, model: str | None = None, *, tokenizer: Path | None = None, key: str = "none", complete: bool = False,
+    host: str = "127.0.0.1", port: int | None = None, home: Path | None = None, others: Mapping[str, Path | str] | None = None,
 ) -> Iterator[str]:  # fmt: skip
     """The page on `port` (None: a free one) for the length of a with block; gives its address.
 
-    url: of the model's server, with /v1. tokenizer: folder of the model's tokenizer, for the token view.
+    url: of the model's server, with /v1; tokenizer: folder of that model's tokenizer, for the token view. others: further models, label →
+    folder or address; a folder's server is started when it is first asked for, and at once for the first one where there is no url.
+    home: workspace that keeps votes.
     Raises WorkshopError where the server does not answer or the port is taken.
     """
-    client, name = connect(url, model, key)
-    pieces = None
-    if tokenizer is not None:
-        from workshop_lib.tokenization import load
-
-        pieces = load(Path(tokenizer))
-    gr = _gradio()
-    blocks = page(client, name, pieces, complete)
-    plain = gr.themes.Default(font=["NanumGothic", "Noto Sans KR", "sans-serif"], font_mono=["monospace"])
-    try:
-        _, address, _ = blocks.launch(
-            server_name=host, server_port=port or _free_port(host), prevent_thread_lock=True, quiet=True, inbrowser=False, share=False,
-            theme=plain, footer_links=[], inline=False, ssr_mode=False,
-        )  # fmt: skip
-    except OSError as error:
-        raise WorkshopError(f"{host}:{port}에서 데모를 열 수 없다({error}). --port로 다른 포트를 고른다.") from error
-    try:
+    with contextlib.ExitStack() as stack:
+        talkers = Talkers(others or {}, key)
+        stack.callback(talkers.close)
+        if url:
+            client, name = connect(url, model, key)
+            talkers.add(name, Talker(name, stack.enter_context(client), name, segmenter(tokenizer) if tokenizer else None))
+        if not talkers.labels:
+            raise WorkshopError("이야기할 모델이 없다. 서버의 주소나 모델 폴더를 준다.")
+        gr = _gradio()
+        blocks = page(talkers, home, complete)
+        plain = gr.themes.Default(font=["NanumGothic", "Noto Sans KR", "sans-serif"], font_mono=["monospace"])
+        try:
+            _, address, _ = blocks.launch(
+                server_name=host, server_port=port or _free_port(host), prevent_thread_lock=True, quiet=True, inbrowser=False, share=False,
+                theme=plain, css=CSS, footer_links=[], inline=False, ssr_mode=False,
+            )  # fmt: skip
+        except OSError as error:
+            raise WorkshopError(f"{host}:{port}에서 데모를 열 수 없다({error}). --port로 다른 포트를 고른다.") from error
+        stack.callback(blocks.close, verbose=False)
         yield address
-    finally:
-        blocks.close(verbose=False)
-        client.close()
 
 
 def _free_port(host: str) -> int:
