@@ -256,13 +256,12 @@ def test_lm_eval_gives_the_same_accuracy(asked, home, tmp_path):
     tasks = [load_task(name, None, 30, 20) for name in ("nli", "topics", "boolq")]
     for task in tasks:
         harness.write_task(task, tmp_path, start=likelihood.start_token(tokenizer))
-    for shots in (0, 1):
-        found = harness.run_lm_eval(home / "base_model", tmp_path, [task.name for task in tasks], shots)
-        for task in tasks:
-            answers = likelihood.classify(model, tokenizer, task, shots=shots)
-            gold = [row["label"] for row in task.test]
-            assert found[task.name]["acc"] == answers.accuracy
-            assert found[task.name]["acc_norm"] == float((answers.scores.choose("chars") == gold).mean())
+    found = harness.run_lm_eval(home / "base_model", tmp_path, [task.name for task in tasks], shots=1)
+    for task in tasks:  # without an example: week 7's notebook asserts the same
+        answers = likelihood.classify(model, tokenizer, task, shots=1)
+        gold = [row["label"] for row in task.test]
+        assert found[task.name]["acc"] == answers.accuracy
+        assert found[task.name]["acc_norm"] == float((answers.scores.choose("chars") == gold).mean())
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".jsonl"] * 6 + [".yaml"] * 3  # the run leaves nothing behind
 
 
