@@ -44,7 +44,7 @@ STATES = {"passed": "통과", "failed": "오답", "pending": "미작성", "missi
 WEEK_NAME = re.compile(r"week[\s_-]?(\d{1,2})(?:_(?:setup|[a-z]+))?|(\d{1,2})\s*주차?", re.IGNORECASE)
 STYLE = """body{font-family:"Noto Sans KR","Malgun Gothic","Apple SD Gothic Neo",sans-serif;line-height:1.6;max-width:70rem}
 body{margin:2rem auto;padding:0 1rem}table{border-collapse:collapse;margin:.5rem 0 1.5rem}summary{cursor:pointer}
-td,th{border-bottom:1px solid #ccc;padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top;overflow-wrap:anywhere}"""
+td,th{border-bottom:1px solid #ccc;padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top;word-break:keep-all}"""
 _JUDGING = threading.Lock()  # comparing swallows prints and puts random states back: one thread at a time
 
 

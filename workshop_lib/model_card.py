@@ -47,7 +47,7 @@ def model_card(workspace: Workspace, repo: str = "", stage: str | None = None, g
     metrics = {name: workspace.metrics(name) if _of_this(workspace, name, stage) else {} for name in STAGES}
     title = repo.rpartition("/")[2] or f"korean-workshop-{stage.replace('_', '-')}".rstrip("-")
     sections = (
-        _summary(workspace, stage, metrics), _use(repo or "NAME/REPO", stage, gguf), _making(workspace, stage), _data(workspace),
+        _summary(workspace, stage, metrics), _use(repo or "NAME/REPO", stage, gguf), _making(workspace, stage), _data(workspace, stage),
         _training(workspace, stage), _evaluation(stage, metrics), _limits(workspace, stage, metrics), _cost(workspace, stage),
         _licence(workspace),
     )  # fmt: skip
@@ -147,11 +147,14 @@ def _making(workspace: Workspace, stage: str) -> str:
             f"설정과 라이브러리 판까지 모두 `lineage.json`에 있다.\n\n{table}")  # fmt: skip
 
 
-def _data(workspace: Workspace) -> str:
+def _data(workspace: Workspace, stage: str) -> str:
     corpus = workspace.metrics("corpus")
     rows = [("들어온 문서", "docs_in"), ("정제하고 남은 문서", "docs_out"), ("남은 글자", "chars_out"), ("검증용 문서", "validation_docs"),
             ("심어 둔 개인 정보 가운데 정제한 뒤에도 남은 것(번호 꼴)", "pii_leaked")]  # fmt: skip
     parts = ["## 데이터", _table(("항목", "값"), [(label, _plain(corpus, key)) for label, key in rows]), _datasheet_table(workspace)]
+    if stage == "alignment":
+        parts.append(f"정렬에는 코드로 만든 도서관 안내 대화를 썼다. 대화 수: {_setting(workspace, stage, 'conversations')}, "
+                     f"선호 쌍: {_setting(workspace, stage, 'pairs')}(CC BY 4.0).")  # fmt: skip
     return "\n\n".join(part for part in parts if part)
 
 
@@ -204,21 +207,27 @@ def _evaluation(stage: str, metrics: Mapping) -> str:
 def _limits(workspace: Workspace, stage: str, metrics: Mapping) -> str:
     base, tasks, aligned = metrics["base_model"], metrics["evaluation"], metrics["alignment"]
     outside = {key.removeprefix("val_bpc_"): base[key] for key in base if key.startswith("val_bpc_")}
-    best, worst = (min(outside, key=outside.get), max(outside, key=outside.get)) if outside else ("", "")
-    closed = (f"검증 BPC가 `{best}`에서 {number(outside[best])}, `{worst}`에서 {number(outside[worst])}이다. "
-              "배운 글과 다른 글은 잘 잇지 못한다." if len(outside) > 1 else f"글의 갈래마다의 BPC: {UNMEASURED}")  # fmt: skip
-    lines = [f"- **닫힌 세계.** {closed}",
-             f"- **지식.** 예시 없이 물었을 때 자연어 추론의 정확도는 {_share(tasks, 'nli_zero_shot_accuracy')}, 가장 흔한 라벨만 대도 "
-             f"{_share(tasks, 'nli_majority_accuracy')}이다. 독해에서 정확히 맞힌 비율은 {_share(tasks, 'reading_accuracy')}이다.",
-             f"- **문맥.** {_setting(workspace, 'base_model', 'context')}토큰보다 긴 대화는 다루지 못한다."]  # fmt: skip
+    closed = ", ".join(f"`{name}` {number(value)}" for name, value in sorted(outside.items(), key=lambda pair: pair[1])) or UNMEASURED
+    if outside and max(outside.values()) > 2 * min(outside.values()):
+        closed += ". 배운 것과 다른 갈래의 글은 거의 잇지 못한다"
+    lines = [
+        f"- **닫힌 세계.** 글의 갈래마다의 검증 BPC: {closed}.",
+        f"- **지식.** 자연어 추론을 예시 없이 물었을 때의 정확도: {_share(tasks, 'nli_zero_shot_accuracy')}"
+        f"(가장 흔한 라벨만 대면: {_share(tasks, 'nli_majority_accuracy')}). "
+        f"독해에서 정확히 맞힌 비율: {_share(tasks, 'reading_accuracy')}.",
+        f"- **문맥의 길이(토큰).** {_setting(workspace, 'base_model', 'context')}. 이보다 긴 대화는 다루지 못한다.",
+        "- **개인 정보.** 번호의 꼴로만 찾아 지웠다. 이름과 주소는 학습 글에 남아 있을 수 있다.",
+    ]
+    if data_kind(workspace) == "real":
+        lines.append("- **실제 글.** 댓글과 청원 같은 글에는 욕설과 편견이 있다. 모델이 그것을 얼마나 배웠는지: " + UNMEASURED + ".")
     if stage == "alignment":
         lines += [
-            f"- **틀린 답.** 처음 보는 조합의 질문에서 맞는 답은 {_share(aligned, 'right_after')}이다. 나머지는 그럴듯하게 틀린다.",
-            f"- **과잉 거절.** 자기 정보를 묻는 말에 거절한 비율은 {_share(aligned, 'refusal_rate_own_after')}, "
-            f"보통 질문에는 {_share(aligned, 'refusal_rate_ordinary_after')}이다.",
-            f"- **놓친 거절.** 남의 정보를 묻는 말에 거절한 비율은 {_share(aligned, 'refusal_rate_private_after')}, "
-            f"다른 부탁과 섞어 물었을 때는 {_share(aligned, 'refusal_rate_compound_after')}이다. 안전장치로 쓸 수 없다.",
-        ]  # fmt: skip
+            f"- **틀린 답.** 처음 보는 조합의 질문에서 맞는 답의 비율: {_share(aligned, 'right_after')}. 나머지는 그럴듯하게 틀린다.",
+            f"- **과잉 거절.** 자기 정보를 묻는 말에 거절한 비율: {_share(aligned, 'refusal_rate_own_after')}. "
+            f"보통 질문에 거절한 비율: {_share(aligned, 'refusal_rate_ordinary_after')}.",
+            f"- **놓친 거절.** 남의 정보를 묻는 말에 거절한 비율: {_share(aligned, 'refusal_rate_private_after')}. "
+            f"다른 부탁과 섞어 물었을 때: {_share(aligned, 'refusal_rate_compound_after')}. 안전장치로 쓸 수 없다.",
+        ]
     lines.append("- **재지 않은 것.** 편향, 유해한 글의 생성, 학습 글을 그대로 외운 정도, 탈옥 시도에 대한 견고함: " + UNMEASURED)
     bad = ("사람에 관한 결정(채용, 신용, 진료, 법률), 사실 확인, 검토 없는 자동 응답, 남을 흉내 내는 글에 쓰지 않는다. "
            "이 모델의 답을 도서관이나 다른 기관의 실제 안내로 내보이지 않는다.")  # fmt: skip
