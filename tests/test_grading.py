@@ -1,5 +1,6 @@
 """A folder of student notebooks: honest work passes, nothing else does, and no notebook stops the others from being graded."""
 
+import contextlib
 import csv
 import json
 import os
@@ -7,6 +8,8 @@ import time
 import unicodedata
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from workshop_lib import WorkshopError, cli, grading, grading_worker, notebooks, submission
 from workshop_lib.exercises import decide, find, outcomes
@@ -66,7 +69,7 @@ QUICK = [pytest.param(path, marks=[] if path.name[4:6] in ("03", "05") else pyte
 @pytest.mark.parametrize("path", QUICK, ids=lambda path: path.stem)
 def test_the_solution_edition_passes_and_the_untouched_student_edition_is_pending(path):
     solved = grading.grade_notebook(path)
-    assert set(states(solved).values()) == {"passed"} and not solved.answers.keys() & grading._published(solved.week).keys()
+    assert set(states(solved).values()) == {"passed"} and not solved.answers
     assert set(states(grading.grade_notebook(notebooks.NOTEBOOKS / path.name)).values()) == {"pending"}
 
 
@@ -118,6 +121,20 @@ def test_a_deleted_or_renamed_function_is_missing_and_a_broken_one_is_wrong(tmp_
     answers = {"merge_pair": "def merge_two(ids, pair, new_id):\n    return ids", "decode": "def decode(ids, tokens)\n    return ''"}
     marks = graded(tmp_path, answers)
     assert marks["merge_pair"].state == "missing" and marks["decode"].state == "failed" and "문법 오류" in marks["decode"].why
+
+
+JSON = st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(
+    st.sampled_from(["cells", "cell_type", "source", "id", "code"]), inner | st.just("code")), max_leaves=20)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(JSON, st.text(alphabet="def f(x):\n return[]{}'\"%!?\\#=.,0ab@", max_size=60))
+def test_reading_ends_in_a_submission_or_a_message(tmp_path_factory, anything, source):
+    path = tmp_path_factory.getbasetemp() / "any.ipynb"
+    for content in (anything, {"cells": anything}, {"cells": [{"cell_type": "code", "id": "a", "source": source}]}):
+        path.write_text(json.dumps(content), encoding="utf-8")
+        with contextlib.suppress(WorkshopError):
+            assert submission.read(path).week is None
 
 
 def test_results_come_through_the_pipe_as_they_were():
@@ -225,7 +242,7 @@ def test_a_copied_answer_is_told_whatever_its_names_and_comments_are(tmp_path):
     book = grading.grade(tmp_path, tmp_path / "out", say=lambda line: None)
     assert [(pair.first, pair.second, pair.exercises) for pair in book.pairs] == [("가영", "나래", ("merge_pair",))]
     assert book.best("나래", 3).points > 0  # told, not punished
-    assert "풀이판과 같다" in {mark.note for mark in book.best("라희", 3).marks}
+    assert "공개된 풀이와 같다" in {mark.note for mark in book.best("라희", 3).marks}
 
 
 def test_stubs_and_one_line_answers_tell_nothing():

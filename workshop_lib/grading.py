@@ -19,10 +19,12 @@ from __future__ import annotations
 
 import ast
 import csv
+import inspect
 import math
 import re
 import shutil
 import tempfile
+import textwrap
 import threading
 import time
 import unicodedata
@@ -45,7 +47,7 @@ WEEK_NAME = re.compile(r"week[\s_-]?(\d{1,2})(?:_(?:setup|[a-z]+))?|(\d{1,2})\s*
 STYLE = """body{font-family:"Noto Sans KR","Malgun Gothic","Apple SD Gothic Neo",sans-serif;line-height:1.6;max-width:70rem}
 body{margin:2rem auto;padding:0 1rem}table{border-collapse:collapse;margin:.5rem 0 1.5rem}summary{cursor:pointer}
 td,th{border-bottom:1px solid #ccc;padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top;word-break:keep-all}"""
-_JUDGING = threading.Lock()  # comparing swallows prints and puts random states back: one thread at a time
+_HERE = threading.Lock()  # comparing swallows prints, and ast.parse of Python 3.11 fails in two threads at once: only workers run abreast
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,8 @@ def grade_notebook(path: Path, timeout: float = 120.0, weeks: tuple[int, int] | 
     started = time.perf_counter()
     sheet = Sheet(student_in(path.name), path, None)
     try:
-        work = submission.read(path)
+        with _HERE:
+            work = submission.read(path)
     except WorkshopError as error:
         match = WEEK_NAME.search(path.name)
         sheet.week = week if match and 1 <= (week := int(match[1] or match[2])) <= 10 else None
@@ -191,9 +194,10 @@ def grade_notebook(path: Path, timeout: float = 120.0, weeks: tuple[int, int] | 
         shutil.copyfile(path, Path(place) / path.name)
         with Worker(sheet.week, Path(place)) as worker:
             marks = list(_judge_all(work, sheet.week, worker, timeout))
-    answers, published = _answers(work, sheet.week), _published(sheet.week)
-    copied = {name for name, answer in answers.items() if published.get(name) == answer}
-    sheet.marks = [replace(mark, note="풀이판과 같다" if mark.exercise in copied else "") for mark in marks]
+    with _HERE:
+        answers, published = _answers(work, sheet.week), _published(sheet.week)
+    copied = {name for name, answer in answers.items() if (name, answer) in published}
+    sheet.marks = [replace(mark, note="공개된 풀이와 같다" if mark.exercise in copied else "") for mark in marks]
     sheet.answers = {name: answer for name, answer in answers.items() if name not in copied}
     sheet.note = "; ".join(f"{cell}번째 코드 셀 {why}" for cell, why in list(work.broken.items())[:5])
     sheet.seconds = time.perf_counter() - started
@@ -243,7 +247,7 @@ def _judge(work: Submission, exercise: Exercise, names: set[str], wrong: set[str
         return _mark(exercise, "failed", f"{run.lost} ({len(run.outcomes) + 1}번째 입력에서)")
     if run.reference:
         return _mark(exercise, "failed", "라이브러리의 기준 구현을 불러 답했다. 직접 쓴 것이 아니다.")
-    with _JUDGING:
+    with _HERE:
         verdict = decide(exercise, run.outcomes, finished=len(run.outcomes) >= len(exercise.cases()))
     why = verdict.message if verdict.state == "passed" or not run.said else f"{verdict.message} ({run.said[-1]})"
     return _mark(exercise, {"wrong": "failed"}.get(verdict.state, verdict.state), why)
@@ -265,10 +269,12 @@ def _answers(work: Submission, week: int) -> dict[str, str]:
 
 
 @cache
-def _published(week: int) -> dict[str, str]:
-    """The answers of the solution edition, where this checkout has it."""
-    path = next(notebooks.SOLUTIONS.glob(f"week{week:02d}_*.ipynb"), None)
-    return _answers(submission.read(path), week) if path else {}
+def _published(week: int) -> set[tuple[str, str]]:
+    """The answers of the solution edition, where this checkout has it, and the library's own."""
+    found = {(e.name, submission.fingerprint(ast.parse(textwrap.dedent(inspect.getsource(e.reference))).body[0])) for e in _exercises(week)}
+    for path in notebooks.SOLUTIONS.glob(f"week{week:02d}_*.ipynb"):
+        found |= set(_answers(submission.read(path), week).items())
+    return found
 
 
 # --- what the instructor gets ------------------------------------------------------------------------------------------------
@@ -293,7 +299,7 @@ def page(book: Gradebook, folder: Path) -> str:
     pairs = [("주차", "학생", "학생", "같은 답/견준 답", "문제")]
     pairs += [(p.week, p.first, p.second, f"{len(p.exercises)}/{p.comparable}", ", ".join(p.exercises)) for p in book.pairs]
     parts = ["<h1>채점 결과</h1><p>함수를 채점기의 검사 입력으로 다시 실행해 얻었다. 점수는 통과한 문제의 난이도(1–5)를 더한 것이다.</p>",
-             _table(_totals(book)), "<h2>같은 답</h2><p>주석, 빈칸, 지역 이름을 빼면 같은 답이다. 풀이판과 같은 답과 "
+             _table(_totals(book)), "<h2>같은 답</h2><p>주석, 빈칸, 지역 이름을 빼면 같은 답이다. 공개된 풀이와 같은 답과 "
              "한 줄짜리 답은 세지 않았다. 감점하지 않는다. 사람이 보고 정한다.</p>", _table(pairs)]  # fmt: skip
     for sheet in book.sheets:
         passed = sum(mark.state == "passed" for mark in sheet.marks)

@@ -222,7 +222,7 @@ class Worker:
         """Have a process ready. Raises WorkshopError if none comes up."""
         if self.process:
             return
-        paths = json.dumps([str(Path(entry).resolve()) for entry in sys.path if entry])
+        paths = ascii([str(Path(entry).resolve()) for entry in sys.path if entry])
         code = f"import sys; sys.path[:] = {paths}; from workshop_lib.grading_worker import main; main({self.week}, {MEMORY})"
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | dict.fromkeys(HOMES, str(self.place)) | QUIET
         self.process = subprocess.Popen(
