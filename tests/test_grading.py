@@ -31,7 +31,7 @@ OTHERS = {name: text for name, text in GOOD.items() if name != "merge_pair"}
 
 @pytest.fixture(autouse=True)
 def _short_limits(monkeypatch):
-    monkeypatch.setattr(grading_worker, "CASES_LIMIT", 2.0)
+    monkeypatch.setattr(grading_worker, "CASES_LIMIT", 1.0)
     monkeypatch.setattr(grading_worker, "PREPARE_LIMIT", 10.0)
 
 
