@@ -13,7 +13,8 @@ from workshop_lib import WorkshopError
 from workshop_lib.architectures.transformer import Transformer, TransformerConfig
 from workshop_lib.corpora.stories import stories
 from workshop_lib.decoding import next_probabilities
-from workshop_lib.engine import Engine, QueueFull, Sampling, TooLong, decode_step, draw, even_rows
+from workshop_lib.engine import Engine, QueueFull, TooLong
+from workshop_lib.row_decoding import Sampling, decode_step, draw, even_rows
 from workshop_lib.text_stream import TextStream, token_bytes
 from workshop_lib.tokenization import SPECIAL_TOKENS, train_whole_char_bpe, wrap
 

@@ -16,7 +16,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from workshop_lib.engine import Engine, Sampling, Ticket
+    from workshop_lib.engine import Engine, Ticket
+    from workshop_lib.row_decoding import Sampling
 
 MOST_STOPS = 4
 CLIENT_GONE = 499  # nginx's number, for the metrics; nobody receives it
@@ -64,7 +65,7 @@ class Order:
 
 def parse(body: Any, chat: bool, model: str, engine: Engine) -> Order:
     """An `Order` from the JSON of a request. Raises Refused with 400, or 404 for a model that is not served here."""
-    from workshop_lib.engine import Sampling
+    from workshop_lib.row_decoding import Sampling
 
     if not isinstance(body, dict):
         raise Refused(400, "본문은 JSON 객체여야 한다.")

@@ -1,7 +1,7 @@
 """Week 9: what a policy says to many prompts at once, as tokens that a loss can be computed on.
 
 Prompts differ in length. They are read in one pass, padded at the right; then every row goes on from its own last token
-(`engine.decode_step`), and each new key and value takes the place of the padding, which therefore nobody ever sees.
+(`row_decoding.decode_step`), and each new key and value takes the place of the padding, which therefore nobody ever sees.
 
 Notable choices
 - An answer holds the mark that ended it, and the mask counts it: when to stop is part of what is learned.
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from workshop_lib import WorkshopError
 from workshop_lib.architectures.transformer import Transformer
-from workshop_lib.engine import GREEDY_BELOW, decode_step
 from workshop_lib.preferences import Messages, encode_prompt, pad_rows
+from workshop_lib.row_decoding import GREEDY_BELOW, decode_step
 
 
 @dataclass(frozen=True)
