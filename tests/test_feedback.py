@@ -255,22 +255,6 @@ def test_what_is_exported_is_read_by_trl_and_by_us(tmp_path):
 # ---------------------------------------------------------------------------------------------- another round
 
 
-@pytest.fixture(scope="module")
-def aligned(tmp_path_factory):
-    """A small model that knows the tokens of the help desk, and next to nothing else."""
-    from workshop_lib.architectures.transformer import Transformer, TransformerConfig
-    from workshop_lib.checkpoints import save_instruct
-    from workshop_lib.corpora import desk
-    from workshop_lib.tokenization import SPECIAL_TOKENS, train_whole_char_bpe, wrap
-
-    texts = [message["content"] for row in desk.conversations(300) for message in row["messages"]]
-    tokenizer = wrap(train_whole_char_bpe(texts, 700, SPECIAL_TOKENS), 128)
-    model = Transformer(TransformerConfig(len(tokenizer), 32, 64, 1, 2, 2, max_position_embeddings=128), seed=0)
-    folder = tmp_path_factory.mktemp("home") / "alignment"
-    save_instruct(model, tokenizer, folder)
-    return folder
-
-
 def few(steps=6):
     from workshop_lib.profile import get_profile
 

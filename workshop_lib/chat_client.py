@@ -68,6 +68,7 @@ def reply(client: OpenAI, model: str, messages: Sequence[Message], sampling: Sam
     Where the server finds the text too long, the oldest exchange is left out and it is asked again.
     Raises WorkshopError where the server cannot be reached or refuses.
     """
+    import httpx
     import openai
 
     kept, begun, forgotten = [dict(message) for message in messages], time.perf_counter(), 0
@@ -97,6 +98,8 @@ def reply(client: OpenAI, model: str, messages: Sequence[Message], sampling: Sam
         raise WorkshopError(f"서버 {client.base_url}에 연결할 수 없다. 서버가 떠 있는지, 주소가 /v1로 끝나는지 확인한다.") from error
     except openai.OpenAIError as error:
         raise WorkshopError(f"서버가 거절했다: {str(getattr(error, 'message', error))[:300]}") from error
+    except (httpx.HTTPError, ValueError) as error:  # while the answer was coming the client hands these through
+        raise WorkshopError(f"답이 오다가 끊겼다({str(error)[:100]}). 서버가 아직 떠 있는지 확인한다.") from error
 
 
 def _open(client: OpenAI, model: str, messages: list[Message], sampling: Sampling, complete: bool):

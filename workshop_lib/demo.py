@@ -26,21 +26,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Reply", "Sampling", "connect", "conversation", "page", "reply", "running", "token_view"]
 CHAT, COMPLETE = "대화", "이어 쓰기"
+FAILED = "(답을 받지 못했다"
 GUIDE = "답 아래의 엄지로 표를 준다. 견주기에서 두 모델의 답을 고르고, 피드백에서 그 표로 다시 맞춘다."
 KIND = {CHAT: votes.CHAT, COMPLETE: votes.COMPLETION}
 CSS = """
-.gradio-container > main { width: 100%; max-width: 1000px !important; margin: 0 auto; }
+.gradio-container > .main { width: 100%; max-width: 1000px !important; margin: 0 auto; }
 #title h1 { font-size: 1.5rem; margin: .4rem 0 .1rem; }
 #title p, .said, .answer b { color: var(--body-text-color); opacity: .72; }
-#conversation .message { line-height: 1.65; word-break: keep-all; overflow-wrap: anywhere; }
+.gradio-container { word-break: keep-all; overflow-wrap: anywhere; }
+#conversation .message { line-height: 1.65; }
 .said { line-height: 1.6; min-height: 1.6rem; }
 .answer { border: 1px solid var(--border-color-primary); border-radius: 10px; padding: .7rem 1rem; min-height: 5.5rem; line-height: 1.7;
-          white-space: pre-wrap; word-break: keep-all; overflow-wrap: anywhere; }
+          white-space: pre-wrap; }
 .answer b { display: block; font-size: .85rem; margin-bottom: .2rem; }
 .table { overflow-x: auto; }
 .table table { width: 100%; border-collapse: collapse; font-size: .92rem; margin: .4rem 0; }
+.table table, .table tr, .table thead { border: 0 !important; }
 .table th, .table td { border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important; padding: .35rem .6rem;
-                       vertical-align: top; word-break: keep-all; min-width: 3.5rem; }
+                       vertical-align: top; min-width: 3.5rem; }
+#votes td:nth-child(-n+2) { white-space: nowrap; }
 """
 
 
@@ -74,28 +78,31 @@ def _chat(gr, talkers: Talkers, home: Path | None, complete: bool) -> tuple["gra
 
     def answer(message, history, mode, system, temperature, top_p, max_tokens, seed, label, asked):
         """One turn: the text so far, the token view and what was asked, again and again."""
-        writing_on = mode == COMPLETE
-        messages = [{"role": "user", "content": message}] if writing_on else conversation(system, history, message)
+        writing_on, place, text = mode == COMPLETE, len(history) + 1, message if mode == COMPLETE else ""
+        failed = {spot for spot, turn in asked.items() if turn is None}
+        said = [turn for spot, turn in enumerate(history) if not failed & {spot, spot + 1}]
+        messages = [{"role": "user", "content": message}] if writing_on else conversation(system, said, message)
         try:
             talker = talkers.get(label)
             for part in reply(talker.client, talker.model, messages, sampling(temperature, top_p, max_tokens, seed), writing_on):
                 turn = {"messages": messages, "answer": part.text, "model": talker.model, "kind": KIND[mode]}
                 # Gradio takes a message for HTML and drops tags it does not know, <think> among them: escaped, they are seen.
-                shown = html.escape((message if writing_on else "") + part.text, quote=False)
-                yield shown, token_view(part, talker.segmenter), {**asked, len(history) + 1: turn}
+                text = html.escape((message if writing_on else "") + part.text, quote=False)
+                yield text, token_view(part, talker.segmenter), asked | {place: turn}
         except WorkshopError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            # An error raised here would leave Gradio's chat locked.
+            yield f"{text} {FAILED}: {html.escape(str(error), quote=False)})".strip(), "", asked | {place: None}
 
     def thumb(data: gr.LikeData, asked):
         place = data.index[0] if isinstance(data.index, (list, tuple)) else data.index
         if not (turn := asked.get(place)):
-            return "이 답에는 표를 줄 수 없다."
+            return "<div class='said'>이 답에는 표를 줄 수 없다.</div>"
         chosen = {True: 1, False: -1}.get(data.liked, 0)  # the same thumb once more takes the vote back
         try:
             votes.vote(home, turn["messages"], turn["answer"], chosen, turn["model"], turn["kind"])
             given = votes.counts(home)
         except WorkshopError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            return f"<div class='said'>{html.escape(str(error))}</div>"
         said = {1: "좋다고 한 표를 저장했다", -1: "나쁘다고 한 표를 저장했다", 0: "표를 거두었다"}[chosen]
         hint = "'다시 시도'로 다른 답을 받아 반대 표를 주면 쌍이 된다."
         return f"<div class='said'>{said}. 지금까지 좋다 {given['up']}개, 나쁘다 {given['down']}개. {hint}</div>"

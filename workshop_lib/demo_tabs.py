@@ -33,12 +33,15 @@ def compare_tab(gr, talkers: Talkers, home: Path | None, controls: list) -> list
     with gr.Row():
         left = gr.Dropdown(labels, value=labels[0], label="한쪽", elem_id="left-model", min_width=140)
         right = gr.Dropdown(labels, value=labels[1], label="다른 쪽", elem_id="right-model", min_width=140)
-        blind = gr.Checkbox(value=home is not None, label="이름을 가리고 순서를 섞는다", elem_id="blind", min_width=140)
+    blind = gr.Checkbox(value=home is not None, label="이름을 가리고 순서를 섞는다", elem_id="blind", container=False)
     with gr.Row():
         text = gr.Textbox(placeholder="물음을 쓰고 Enter", container=False, scale=5, elem_id="question")
         ask = gr.Button("두 답 받기", variant="primary", scale=1, min_width=120, elem_id="ask-both")
     with gr.Row():
-        answers = [gr.HTML(_card("", ""), elem_id=name, min_width=260, padding=False) for name in ("left-answer", "right-answer")]
+        answers = []
+        for name in ("left-answer", "right-answer"):
+            with gr.Column(min_width=260):
+                answers.append(gr.HTML(_card("", ""), elem_id=name, padding=False))
     state = gr.State({})
     buttons = []
     if home is not None:
@@ -49,15 +52,16 @@ def compare_tab(gr, talkers: Talkers, home: Path | None, controls: list) -> list
 
     def both(question, one, other, hidden, mode, system, *numbers) -> Iterator[tuple]:
         question = (question or "").strip()
+        closed = [gr.update(interactive=False)] * len(buttons)
         if not question:
-            raise gr.Error("물음을 쓴다.", print_exception=False)
+            yield *(_card("", ""),) * 2, {}, _said("물음을 쓴다."), *closed
+            return
         pair = [one, other]
         if hidden:
             random.shuffle(pair)
         heads = ("답 가", "답 나") if hidden else pair
         waiting = [label for label in pair if not talkers.started(label)]
         note = f"모델을 띄우는 중이다: {', '.join(waiting)}" if waiting and not hidden else "모델을 띄우는 중이다." if waiting else ""
-        closed = [gr.update(interactive=False)] * len(buttons)
         yield *(_card(head, "") for head in heads), {}, _said(note), *closed
         messages = conversation(system, [], question)
         try:
@@ -66,19 +70,21 @@ def compare_tab(gr, talkers: Talkers, home: Path | None, controls: list) -> list
             for parts in side_by_side(*streams):
                 found = {"messages": messages, "answers": tuple(part.text for part in parts), "models": (first.model, second.model),
                          "labels": pair}  # fmt: skip
-                yield *(_card(head, part.text) for head, part in zip(heads, parts)), found, "", *closed
+                cards = [_card(head, part.text) for head, part in zip(heads, parts)]
+                yield *cards, found, "", *closed
         except WorkshopError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        yield *(gr.skip(),) * 4, *([gr.update(interactive=True)] * len(buttons))
+            yield *(_card(head, "") for head in heads), {}, _said(str(error)), *closed
+            return
+        yield *cards, found, "", *([gr.update(interactive=True)] * len(buttons))
 
     def choose(place, found):
         if not found:
-            raise gr.Error("먼저 두 답을 받는다.", print_exception=False)
+            return gr.skip(), gr.skip(), _said("먼저 두 답을 받는다.")
         try:
             votes.compare(home, found["messages"], found["answers"], place, found["models"])
             given = votes.counts(home)["comparisons"]
         except WorkshopError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            return gr.skip(), gr.skip(), _said(str(error))
         same = " 두 답이 같아 쌍이 되지는 않는다." if len(set(found["answers"])) == 1 else ""
         better = "두 답이 비슷하다" if place == "tie" else f"{found['labels'][PLACES.index(place)]} 쪽이 낫다"
         cards = [_card(label, text) for label, text in zip(found["labels"], found["answers"])]
@@ -113,6 +119,8 @@ def feedback_tab(gr, blocks, tab, talkers: Talkers, home: Path, menus: list) -> 
         yield gr.update(interactive=False), _said("시작하는 중이다."), gr.skip(), *same
         try:
             for line in _rounds(home):
+                if lines and lines[-1].startswith("학습 ") and line.startswith("학습 "):
+                    lines.pop()  # only how far it is now
                 lines.append(line)
                 yield gr.update(interactive=False), _said(*lines), gr.skip(), *same
             talkers.renew(FEEDBACK, home / "feedback" / "model")
@@ -156,9 +164,10 @@ def _given(home: Path) -> str:
         return f"<p>{html.escape(str(error))}</p>"
     rows = [(row["time"], "좋다" if row["vote"] > 0 else "나쁘다", row["messages"], row["answer"], row["model"]) for row in thumbs]
     for row in choices:
-        place = {"first": 0, "second": 1}.get(row["choice"])
-        better = " / ".join(row["answers"]) if place is None else row["answers"][place]
-        rows.append((row["time"], "비슷하다" if place is None else "더 낫다", row["messages"], better, " · ".join(row["models"])))
+        tie, better = row["choice"] == "tie", PLACES.index(row["choice"])
+        models = " = ".join(row["models"]) if tie else f"{row['models'][better]} > {row['models'][1 - better]}"
+        answer = " / ".join(row["answers"]) if tie else row["answers"][better]
+        rows.append((row["time"], "비슷하다" if tie else "더 낫다", row["messages"], answer, models))
     lines = [
         {"때": f"{datetime.fromtimestamp(when):%m-%d %H:%M}", "표": said, "물음": asked[-1]["content"], "답": answer, "모델": model}
         for when, said, asked, answer, model in sorted(rows, key=lambda row: -row[0])[:LATEST]

@@ -22,7 +22,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,6 +125,8 @@ def pairs(home: Path) -> Found:
         key = (_key(row["messages"]), *_in_order(row))
         if row["choice"] == "tie":
             left.append(_left(row, "비슷하다고 한 두 답은 선호 쌍이 되지 않는다"))
+        elif len(set(row["answers"])) == 1:
+            left.append(_left(row, "두 답이 같아 무엇이 나은지 알 수 없다"))
         elif key in broken:
             left.append(_left(row, broken[key]))
     return Found(found, len(thumbs) + len(choices) - len(left), left)
@@ -248,7 +250,7 @@ def _round(home: Path, start: Path, settings, seed: int, found: Found, say: Call
                 _answers(model, tokenizer, used))  # fmt: skip
 
     before = look()
-    training = replace(by_preference(settings), batch=min(settings.dpo_batch, max(4, len(used))))
+    training = by_preference(settings)
     model.train()
     # `watch` is asked before each fifth of the steps, and after the last.
     train_dpo(model, encoded, training, settings.dpo_beta, settings.dpo_sft_weight, seed, pad, replay=replay,

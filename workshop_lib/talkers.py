@@ -15,6 +15,7 @@ from workshop_lib.chat_client import connect
 if TYPE_CHECKING:
     from openai import OpenAI
 
+    from workshop_lib.local_server import LocalServer
     from workshop_lib.segmentation import Segmenter
 
 BASE = "base_model"
@@ -46,6 +47,7 @@ class Talkers:
         self._sources, self._key = dict(sources), key
         self._talking: dict[str, Talker] = {}
         self._stacks: dict[str, contextlib.ExitStack] = {}
+        self._servers: dict[str, LocalServer] = {}
         self._lock = threading.Lock()
 
     @property
@@ -67,10 +69,12 @@ class Talkers:
         return label in self._talking
 
     def get(self, label: str) -> Talker:
-        """The one of this label, started if need be. Raises WorkshopError where it cannot be had."""
+        """The one of this label, started if need be, or again where its server has died. Raises WorkshopError where it cannot be had."""
         if label not in self._sources:
             raise WorkshopError(f"'{label}' 모델은 없다. 있는 모델: {', '.join(self._sources)}")
         with self._lock:
+            if label in self._servers and self._servers[label].process.poll() is not None:
+                self._stop(label)
             if label not in self._talking:
                 with contextlib.ExitStack() as stack:
                     self._talking[label] = self._start(label, self._sources[label], stack)
@@ -85,11 +89,13 @@ class Talkers:
 
         name = "feedback" if label == FEEDBACK else None
         server = stack.enter_context(local_server.running(source, name=name))
+        self._servers[label] = server
         client = stack.enter_context(server.client(timeout=120.0, max_retries=0))
         return Talker(label, client, server.model, segmenter(source))
 
     def _stop(self, label: str) -> None:
         self._talking.pop(label, None)
+        self._servers.pop(label, None)
         if stack := self._stacks.pop(label, None):
             stack.close()
 
