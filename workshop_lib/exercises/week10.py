@@ -397,7 +397,7 @@ EXERCISES = [
         ),
     ),
     Exercise(
-        name="answers_needed", title="표가 몇 개나 있어야 하나", difficulty=3, minutes=15, reference=answers_needed, cases=_needed_cases,
+        name="answers_needed", title="답이 몇 개나 있어야 하나", difficulty=3, minutes=15, reference=answers_needed, cases=_needed_cases,
         hints=(
             "비율 하나의 분산은 p(1 − p) ÷ n이다. 두 비율의 차이의 분산은 둘을 더한 것이다.",
             "차이가 표준오차의 (z₁ + z₂)배가 되는 n을 푼다. z₁은 양쪽 신뢰 수준, z₂는 찾아낼 확률(power)의 것이다.",
