@@ -35,6 +35,7 @@ def _order_cases():
         (dict(SMALL_COURSE),),
         (dict(KITCHEN),),
         ({"d": ("b",), "a": (), "b": ("a",), "c": ()},),
+        ({"z": ("y", "x"), "x": (), "y": ()},),
         ({"닭": ("달걀",), "달걀": ("닭",), "둥지": ()},),  # no end
         ({"바탕": ("토크나이저",)},),  # of what nobody makes
     ]
@@ -57,6 +58,26 @@ def _layers(inputs):
         if not free:
             raise WorkshopError("")
         order += free
+    return order
+
+
+def _depth_first(inputs):
+    """Each stage right after its inputs, in the order in which it names them."""
+    order, waiting = [], set()
+
+    def put(name):
+        if name in waiting or name not in inputs:
+            raise WorkshopError("")
+        waiting.add(name)
+        for source in inputs[name]:
+            if source not in order:
+                put(source)
+        order.append(name)
+        waiting.discard(name)
+
+    for name in inputs:
+        if name not in order:
+            put(name)
     return order
 
 
@@ -331,12 +352,14 @@ EXERCISES = [
             Mistake(_once, "한 번만 훑었다. 뒤에 적힌 입력을 기다리던 앞의 단계가 빠졌다. 하나를 넣을 때마다 다시 훑는다."),
             Mistake(lambda inputs: build_order(inputs)[::-1], "거꾸로다. 쓰는 것보다 쓰이는 것이 먼저다."),
             Mistake(_layers, "만들 수 있는 것을 한꺼번에 넣었다. 하나를 넣을 때마다 처음부터 다시 보면 먼저 적힌 것이 앞에 온다."),
+            Mistake(_depth_first,
+                    "만들 수 있는 순서이지만 고르는 규칙이 다르다. 입력을 적은 순서가 아니라 inputs에 먼저 적힌 것부터 고른다."),
             Mistake(_any_input, "입력이 하나라도 있으면 만들었다. 입력이 **모두** 있어야 한다."),
             Mistake(_silent, "만들 수 없는 단계를 말없이 뺐다. 순서가 없으면 WorkshopError로 알린다."),
         ),
     ),
     Exercise(
-        name="stale_after", title="무엇이 낡는가", difficulty=3, minutes=15, reference=stale_after, cases=_stale_cases,
+        name="stale_after", title="무엇이 낡는가", difficulty=2, minutes=15, reference=stale_after, cases=_stale_cases,
         hints=(
             "바뀐 단계 자신과, 그것을 입력으로 쓰는 단계, 다시 그것을 쓰는 단계가 모두 낡는다.",
             "만드는 순서대로 훑으면 한 번으로 된다. 낡은 것을 하나라도 입력으로 쓰는 단계는 낡는다.",
@@ -377,7 +400,7 @@ EXERCISES = [
         ),
     ),
     Exercise(
-        name="pairs_from_votes", title="표를 선호 쌍으로", difficulty=3, minutes=25, reference=pairs_from_votes, cases=_vote_cases,
+        name="pairs_from_votes", title="표를 선호 쌍으로", difficulty=4, minutes=25, reference=pairs_from_votes, cases=_vote_cases,
         hints=(
             "같은 대화에서 나온 답끼리만 견줄 수 있다. 먼저 대화마다 답과 표를 모은다.",
             "사전 두 겹이면 된다: 대화 → (답 → 마지막 표). 나중 표가 앞의 표를 덮는다. 대화는 리스트라 열쇠가 못 되니 "
@@ -456,7 +479,7 @@ EXERCISES = [
         tolerance=1e-9,
     ),
     Exercise(
-        name="cusum", title="조금씩 쌓이는 이상", difficulty=3, minutes=15, reference=cusum, cases=_drift_cases,
+        name="cusum", title="조금씩 쌓이는 이상", difficulty=2, minutes=15, reference=cusum, cases=_drift_cases,
         hints=(
             "값마다 표준 점수 (x − mean) ÷ std를 구하고, 여유(slack)를 뺀 것을 쌓아 간다.",
             "쌓인 값이 0 아래로 내려가면 0이다. 오래 조용했다고 빚이 생기면 안 된다.",
@@ -474,7 +497,7 @@ EXERCISES = [
         tolerance=1e-9,
     ),
     Exercise(
-        name="power_law", title="작은 것에서 큰 것을 내다보기", difficulty=3, minutes=15, reference=power_law, cases=_law_cases,
+        name="power_law", title="작은 것에서 큰 것을 내다보기", difficulty=2, minutes=15, reference=power_law, cases=_law_cases,
         hints=(
             "loss = scale · size^(−exponent)의 양쪽에 로그를 씌우면 곧은 선이다.",
             "ln loss = ln scale − exponent · ln size. 기울기의 부호를 뒤집은 것이 지수다.",
