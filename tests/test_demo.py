@@ -404,6 +404,7 @@ def test_the_command_opens_the_page_and_stops(server, tmp_path):
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--model", "no/such/folder"], "no/such/folder이(가) 없다"),
     (["--model", "."], "모델 폴더가 아니다"),
+    (["--url", "http://127.0.0.1:9/v1", "--compare", "no/such"], "--compare의 no/such"),
     ([], "workshop run --weeks 1-5"),
 ])  # fmt: skip
 def test_a_model_that_is_not_there_is_named(tmp_path, monkeypatch, capsys, arguments, words):

@@ -228,7 +228,7 @@ def test_why_a_vote_gives_no_pair_is_said(tmp_path):
     found = feedback.pairs(tmp_path)
     assert not found.pairs and found.used == 0
     reasons = {left.question: left.reason for left in found.left}
-    assert [word in reasons[asked] for asked, word in (("하나", "반대 표"), ("둘", "이어 쓰기"), ("셋", "같다"), ("넷", "비슷하다"),
+    assert [word in reasons[asked] for asked, word in (("하나", "반대 표"), ("둘", "이어 쓰기"), ("셋", "두 답이 같아"), ("넷", "비슷하다"),
                                                        ("다섯", "어긋난다"))] == [True] * 5  # fmt: skip
     assert len(found.left) == 7
 

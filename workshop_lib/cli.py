@@ -240,8 +240,7 @@ def _demo(options: argparse.Namespace) -> None:
             others = {options.model: folder} | {label: path for label, path in others.items() if path.resolve() != folder.resolve()}
         elif talkers.ALIGNED not in others:
             folder = _finished_model(options)
-    for where in options.compare or []:
-        others[where] = where if "://" in where else Path(where).expanduser()
+    others |= {where: talkers.source(where) for where in options.compare or []}
     key = os.environ.get("OPENAI_API_KEY", "none")
     try:
         with demo.running(options.url, options.model if options.url else None, tokenizer=options.tokenizer, key=key, home=home,

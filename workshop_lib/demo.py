@@ -40,7 +40,7 @@ CSS = """
           white-space: pre-wrap; }
 .answer b { display: block; font-size: .85rem; margin-bottom: .2rem; }
 .table { overflow-x: auto; }
-.table table { width: 100%; border-collapse: collapse; font-size: .92rem; margin: .4rem 0; }
+.table table { width: 100%; min-width: 600px; border-collapse: collapse; font-size: .92rem; margin: .4rem 0; }
 .table table, .table tr, .table thead { border: 0 !important; }
 .table th, .table td { border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important; padding: .35rem .6rem;
                        vertical-align: top; min-width: 3.5rem; }

@@ -40,6 +40,16 @@ def of_workspace(home: Path) -> dict[str, Path]:
     return {label: home / place for place, label in OF_THE_COURSE.items() if (home / place / "config.json").is_file()}
 
 
+def source(where: str) -> Path | str:
+    """What `--compare` names: an address, or a model folder. Raises WorkshopError for a folder without a model."""
+    if "://" in where:
+        return where
+    folder = Path(where).expanduser()
+    if not (folder / "config.json").is_file():
+        raise WorkshopError(f"--compare의 {where}은(는) 모델 폴더가 아니다(config.json이 없다). 폴더나 http://로 시작하는 주소를 쓴다.")
+    return folder
+
+
 class Talkers:
     """Label → model folder, or address of a server with /v1. `close` ends every server that was started."""
 
@@ -52,6 +62,7 @@ class Talkers:
 
     @property
     def labels(self) -> list[str]:
+        """In the order in which a menu shows them."""
         return list(self._sources)
 
     def add(self, label: str, talker: Talker) -> None:
@@ -66,6 +77,7 @@ class Talkers:
             self._sources[label] = folder
 
     def started(self, label: str) -> bool:
+        """Whether it talks already, so that nobody need wait."""
         return label in self._talking
 
     def get(self, label: str) -> Talker:
@@ -100,6 +112,7 @@ class Talkers:
             stack.close()
 
     def close(self) -> None:
+        """End every server that was started here."""
         with self._lock:
             for label in list(self._talking):
                 self._stop(label)
