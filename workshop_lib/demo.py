@@ -176,7 +176,7 @@ def running(
                 theme=plain, css=CSS, footer_links=[], inline=False, ssr_mode=False,
             )  # fmt: skip
         except OSError as error:
-            raise WorkshopError(f"{host}:{port}에서 데모를 열 수 없다({error}). --port로 다른 포트를 고른다.") from error
+            raise WorkshopError(f"{host}:{port}에서 데모를 열 수 없다. 이미 쓰는 포트이면 --port로 다른 포트를 고른다.") from error
         stack.callback(blocks.close, verbose=False)
         yield address
 
