@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+import tomllib
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 
@@ -11,7 +12,8 @@ import pytest
 
 from workshop_lib import course, report_card, report_figures, report_tables, workspace
 from workshop_lib.profile import get_profile
-from workshop_lib.report_tables import GRIDS, HEADLINES, Grid, filled, interval, shown, verdict
+from workshop_lib.report_card import filled, verdict
+from workshop_lib.report_tables import GRIDS, HEADLINES, Grid, interval, shown
 from workshop_lib.workspace import STAGES, Stage, Workspace, write_rows
 
 EVIL = '<script>alert("1|2")</script>\n</td>| `코드` & [글](http://a)'
@@ -21,8 +23,7 @@ LUCK = random.Random(0)
 def build(job):
     """Any stage of the course: a random number for every metric of its tables, and files as the pictures read them."""
     name = job.out.name.rpartition("-")[0]
-    keys = [key.replace("*", "story") for grid in GRIDS[name] for row in grid.rows for key in row[1:] if key]
-    keys += [f"{name}_rest_{i}" for i in range(4)] + [grid.needs[0] for grid in GRIDS[name] if grid.needs]
+    keys = [key for grid in GRIDS[name] for row in grid.rows for key in row[1:] if key] + [f"{name}_rest_{i}" for i in range(4)]
     metrics = {}
     for key in keys:
         if report_tables.SIZES.search(key) or "params" in key:
@@ -177,7 +178,7 @@ def test_the_page_is_one_file_that_fetches_nothing_and_runs_nothing(whole):
     page = report_card.page(whole)
     reader = read(page)  # refuses scripts, links and addresses
     assert "url(" not in page and "@import" not in page
-    assert page.count("data:image/svg+xml;base64,") == 1 + sum(map(len, report_figures.FIGURES.values()))
+    assert page.count("data:image/svg+xml;base64,") == 1 + len(report_figures.FIGURES)
     titles = [text for tags, text in reader.texts if tags[-1:] == ("h2",)]
     assert len(titles) == 1 + len(STAGES) + 1 and "10주차 통합" in titles
 
@@ -265,7 +266,8 @@ def test_week_ten_shows_the_whole_and_a_round_of_feedback_if_there_was_one(singl
     folder = single.home / "feedback"
     folder.mkdir()
     metrics = {"pairs": 12, "votes_pref_accuracy_before": 0.5, "votes_pref_accuracy_after": 0.75, "votes_pref_accuracy_change": 0.25,
-               "votes_pref_accuracy_change_low": 0.1, "votes_pref_accuracy_change_high": 0.4}  # fmt: skip
+               "votes_pref_accuracy_change_low": 0.1, "votes_pref_accuracy_change_high": 0.4, "desk_pref_accuracy_before": 0.5,
+               "desk_pref_accuracy_after": 0.5, "desk_pref_accuracy_change": 0.0}  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     text = report_card.markdown(single)
     assert "| 75.0 % | 50.0 % | +25.0 %p \\[+10.0, +40.0\\] (낫다) |" in text and "아직 실행하지" not in text.partition("## 10주차")[2]
@@ -305,7 +307,9 @@ def test_what_a_table_misses_is_said_with_its_reason():
     grid = Grid(("가", "나"), (("줄", "a", "few_b"),), absent={"few": "자리가 없다"})
     rows, reasons = filled(grid, {"a": 1})
     assert [cell.text for cell in rows[0][1]] == ["1", "측정 안 함"] and reasons == ["측정 안 함: 나(줄). 자리가 없다."]
-    assert filled(replace(grid, title="표", needs=("c", "자료가 없다")), {"a": 1}) == ([], ["측정 안 함: 표. 자료가 없다."])
+    twice = replace(grid, rows=(*grid.rows, ("둘째", "c", "few_d")))
+    assert filled(twice, {"a": 1, "few_b": 2})[1][1] == "측정 안 함: 둘째. 자리가 없다."
+    assert filled(replace(grid, title="표", absent={"": "자료가 없다"}), {}) == ([], ["측정 안 함: 표. 자료가 없다."])
 
 
 @pytest.mark.parametrize("key, value, text", [
@@ -339,11 +343,19 @@ def test_a_table_asks_for_metrics_that_its_stage_writes(stage):
     if not path.is_file():
         pytest.skip("아직 실행하지 않은 단계")
     metrics = json.loads(path.read_text(encoding="utf-8"))
-    optional = re.compile("few_shot|bnb_|torchao_|(gguf|onnx_int8|student)_accuracy|(awq|int3_gptq|int2_gptq|gguf)_tokens_per_s")
-    assert {key for key in report_card.HIGHLIGHTS[stage] if not optional.search(key)} <= metrics.keys()
+    optional = re.compile("^chatbot_|bpc_(nsmc|prose)|"  # of other data
+                          "few_shot|bnb_|torchao_|(gguf|onnx_int8|student)_accuracy|(awq|int3_gptq|int2_gptq|gguf)_tokens_per_s")
+    told = {key for grid in GRIDS[stage] for row in grid.rows for key in row[1:] if key and not optional.search(key)}
+    assert told <= metrics.keys()
 
 
 def test_a_notebook_gets_the_same_tables(whole):
     found = report_card.tables(whole.metrics("alignment"), "alignment")
     assert len(found) == len(GRIDS["alignment"]) and found[0].header[1:] == GRIDS["alignment"][0].columns
     assert all(len(row) == len(table.header) for table in found for row in table.rows)
+
+
+def test_the_package_ships_the_templates():
+    shipped = tomllib.loads((workspace.REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
+    assert all((workspace.REPOSITORY / "workshop_lib" / f"report_card{suffix}").is_file() for suffix in (".html", ".md"))
+    assert {"*.html", "*.md"} <= set(shipped["workshop_lib"])

@@ -5,7 +5,7 @@ Notable choices
   says so, and why.
 - A value stands beside its baseline (`report_tables`), with its 95 % interval where one was measured.
 - A stage that is stale, broken or changed says so and spoils no other: the card is made of what can be read.
-- The page is one file, without scripts, and without an address outside itself.
+- How it looks is in `report_card.html` and `report_card.md`: templates beside this module, which escape whatever they print.
 """
 
 from __future__ import annotations
@@ -13,84 +13,67 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
-from workshop_lib import WorkshopError, course, report_page
+from jinja2 import Environment
+from markupsafe import Markup
+
+from workshop_lib import WorkshopError, course
 from workshop_lib.course import STATES, Artefact
 from workshop_lib.display import Table
 from workshop_lib.report_figures import FIGURES, rows_of, svg
-from workshop_lib.report_tables import GRIDS, HEADLINES, UNMEASURED, Cell, filled, finite, shown, shown_keys, verdict, with_interval
-from workshop_lib.report_tables import HIGHLIGHTS as HIGHLIGHTS
+from workshop_lib.report_tables import GRIDS, HEADLINES, SIGNED, UNMEASURED, Grid, finite, interval, shown, with_interval
 from workshop_lib.workspace import Workspace
 
 LEGEND = ("기준과 견주어 낫거나 못하면 그렇게 적었다. 두 값에 모두 95 % 구간이 있으면 두 구간이 겹치지 않을 때만, "
           "차이는 그 구간이 0을 품지 않을 때만 적는다. ↑는 클수록, ↓는 작을수록 좋다는 뜻이다.")  # fmt: skip
 
 
-@dataclass
-class Section:
-    """What the card says of one week.
+class Cell(NamedTuple):
+    """A value as it is shown. `mark`: "낫다", "못하다" or ""; `kind`: "value", "reference", "unmeasured" or "none"."""
 
-    `top`: the one comparison at the top of the page, as (label, value, number) of the stage and of its baseline, and the mark.
-    `grids`: (title, columns, rows, reasons). `pictures`: (what it shows, data address). `answers`: (question, before, after).
-    """
+    text: str
+    kind: str = "value"
+    mark: str = ""
 
-    name: str
-    title: str
-    state: str
-    note: str
-    top: tuple[tuple[str, str, float], tuple[str, str, float], str] | None = None
-    grids: list[tuple[str, tuple[str, ...], list[tuple[str, list[Cell]]], list[str]]] = field(default_factory=list)
-    rest: list[tuple[str, str]] = field(default_factory=list)
-    pictures: list[tuple[str, str]] = field(default_factory=list)
-    samples: list[str] = field(default_factory=list)
-    answers: list[tuple[str, str, str]] = field(default_factory=list)
-
-
-# --- what was measured ------------------------------------------------------------------------------------------------------
+    def __str__(self) -> str:
+        return f"{self.text} ({self.mark})" if self.mark else self.text
 
 
 def report(workspace: Workspace, artefacts: list[Artefact] | None = None) -> dict:
     """What was measured, as report.json holds it; a value that is no number (NaN) is None. Never raises for a broken artefact."""
     artefacts = course.lineage(workspace) if artefacts is None else artefacts
-    weeks: dict[str, dict] = {}
-    metas = [meta for artefact in artefacts if (meta := _meta(workspace, artefact.stage))]
-    for artefact in artefacts:
-        if artefact.state != "missing":
-            values = {key: value if finite(value) else None for key, value in _metrics(workspace, artefact).items()}
-            weeks.setdefault(f"week{artefact.week:02d}", {}).update(values)
-    feedback = workspace.home / "feedback" / "metrics.json"
+    weeks = {f"week{artefact.week:02d}": _metrics(workspace, artefact) for artefact in artefacts if artefact.state != "missing"}
+    versions: dict[str, dict[str, None]] = {}
+    metas = [_read(workspace.path(artefact.stage) / "meta.json") for artefact in artefacts if artefact.hash]
+    for package, version in (pair for meta in metas for pair in meta.get("versions", {}).items()):
+        versions.setdefault(package, {})[version] = None
     peak = max((meta["peak_rss_mb"] for meta in metas), default=None)
     edges = [edge for artefact in artefacts for edge in artefact.inputs]
+    feedback = _read(workspace.home / "feedback" / "metrics.json")
     weeks["week10"] = {
         "stages_ready": sum(artefact.state == "ready" for artefact in artefacts), "stages": len(artefacts),
         "edges_matching": sum(edge.matches for edge in edges), "edges": len(edges),
         "total_seconds": round(sum(artefact.seconds for artefact in artefacts), 2),
         "total_bytes": sum(artefact.bytes for artefact in artefacts),
-        **({"peak_rss_mb": peak} if peak else {}),
-        **{f"feedback_{key}": value if finite(value) else None for key, value in _read(feedback).items()},
+        **({"peak_rss_mb": peak} if peak else {}), **{f"feedback_{key}": value for key, value in feedback.items()},
     }  # fmt: skip
-    versions: dict[str, list[str]] = {}
-    for meta in metas:
-        for package, version in meta.get("versions", {}).items():
-            if version not in versions.setdefault(package, []):
-                versions[package].append(version)
+    usable = any(artefact.stage == "environment" and artefact.state not in ("missing", "broken") for artefact in artefacts)
+    machine = _read(workspace.home / "environment" / "environment.json").get("machine") if usable else None
     return {
         "profile": workspace.profile.name,
         "data": str(workspace.data) if workspace.data else "bundled",
-        "machine": _machine(workspace, artefacts),
+        "machine": machine if isinstance(machine, dict) else {},
         "seed": workspace.profile.seed,
         "versions": {package: " / ".join(found) for package, found in sorted(versions.items())},
-        "weeks": weeks,
+        "weeks": {week: {key: value if finite(value) else None for key, value in metrics.items()} for week, metrics in weeks.items()},
         "seconds": {artefact.stage: artefact.seconds for artefact in artefacts if artefact.hash},
         "peak_rss_mb": peak,
-        "lineage": [
-            {"stage": a.stage, "state": a.state, "why": a.why, "hash": a.hash, "bytes": a.bytes, "seconds": a.seconds,
-             "inputs": [{"source": e.source, "recorded": e.recorded, "present": e.present, "matches": e.matches} for e in a.inputs]}
-            for a in artefacts
-        ],
+        "lineage": [{**asdict(artefact), "inputs": [{**asdict(edge), "matches": edge.matches} for edge in artefact.inputs]}
+                    for artefact in artefacts],
     }  # fmt: skip
 
 
@@ -102,163 +85,152 @@ def write(workspace: Workspace) -> Path:
     if not workspace.home.is_dir():
         raise WorkshopError(f"작업 폴더 {workspace.home}이(가) 없다. 먼저 `workshop run`을 실행한다.")
     artefacts = course.lineage(workspace)
-    card = report(workspace, artefacts)
     texts = {
-        "report.json": json.dumps(card, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
+        "report.json": json.dumps(report(workspace, artefacts), ensure_ascii=False, indent=1, allow_nan=False) + "\n",
         "report.md": markdown(workspace, artefacts),
         "report.html": page(workspace, artefacts),
     }
     for name, text in texts.items():
-        temporary = workspace.home / f".{name}.tmp"
-        try:
-            temporary.write_text(text, encoding="utf-8", errors="replace")
-            temporary.replace(workspace.home / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        whole = workspace.home / f".{name}.tmp"  # nobody reads half a page
+        whole.write_text(text, encoding="utf-8", errors="replace")
+        whole.replace(workspace.home / name)
     return workspace.home / "report.html"
 
 
-def tables(metrics: Mapping[str, float], stage: str) -> list[Table]:
-    """A week's tables for a notebook: a row a measurement, its baseline in the same row. Raises KeyError for an unknown stage."""
-    found = []
-    for grid in GRIDS[stage]:
-        rows, _ = filled(grid, metrics)
-        if not rows:
-            continue
-        cells = ((label, *(cell.text + (f" ({cell.mark})" if cell.mark else "") for cell in row)) for label, row in rows)
-        found.append(Table(tuple(cells), (grid.title, *grid.columns)))
-    return found
-
-
-def _sections(workspace: Workspace, artefacts: list[Artefact], card: dict, pictures: bool = True) -> Iterator[Section]:
-    for artefact in artefacts:
-        metrics = _metrics(workspace, artefact)
-        again = f"`workshop run --weeks {artefact.week}`"
-        note = {
-            "missing": f"{UNMEASURED}: {artefact.why}. 만들기: {again}",
-            "broken": f"깨졌다: {artefact.why}. 다시 만들기: {again}",
-            "stale": f"낡음: {artefact.why}. 아래는 앞서 잰 값이다. 다시 만들기: {again}",
-            "altered": f"내용이 바뀜: {artefact.why}. 아래는 바뀌기 전에 잰 값이다.",
-            "ready": f"만드는 데 {artefact.seconds:,.1f}초 걸렸고, 크기는 {shown('bytes', artefact.bytes)}이다.",
-        }[artefact.state]
-        section = Section(artefact.stage, f"{artefact.week}주차 {artefact.title}", artefact.state, note)
-        if metrics:
-            section.top = _top(artefact.stage, metrics)
-            section.grids = _grids(artefact.stage, metrics)
-            told = shown_keys(artefact.stage, metrics)
-            section.rest = [(key, with_interval(metrics, key)) for key in metrics if key not in told]
-            folder = workspace.path(artefact.stage)
-            section.samples = _samples(folder) if artefact.stage == "base_model" else []
-            section.answers = _answers(folder) if artefact.stage == "alignment" else []
-            for words, draw in FIGURES.get(artefact.stage, ()) if pictures else ():
-                if (figure := draw(workspace, metrics)) is not None:
-                    section.pictures.append((words, svg(figure)))
-        yield section
-    whole = card["weeks"]["week10"]
-    grids = _grids("course", whole)
-    if any(key.startswith("feedback_") for key in whole):
-        grids += _grids("feedback", whole)
-        note = "모든 단계를 이어서 센 것과, 데모에서 모은 평가로 한 번 더 배운 결과이다."
-    else:
-        note = f"모든 단계를 이어서 센 것이다. 모은 평가로 다시 배우기: {UNMEASURED}(`workshop feedback`을 아직 실행하지 않았다)."
-    yield Section("course", "10주차 통합", "ready", note, _top("course", whole), grids)
-
-
-def _top(stage: str, metrics: Mapping[str, float]):
-    label, key, other, base = HEADLINES.get(stage, ("", "", "", ""))
-    if not (finite(metrics.get(key)) and finite(metrics.get(base))):
-        return None
-    first, second = ((words, shown(name, metrics[name]), metrics[name]) for words, name in ((label, key), (other, base)))
-    return first, second, verdict(metrics, key, [base], label[-1])
-
-
-def _grids(stage: str, metrics: Mapping[str, float]) -> list:
-    return [(grid.title, grid.columns, *filled(grid, metrics)) for grid in GRIDS.get(stage, ())]
-
-
-def _facts(card: dict) -> list[tuple[str, str]]:
-    machine = card["machine"]
-    words = [f"{machine[key]}{unit}" for key, unit in (("processor", ""), ("cores", "코어"), ("memory_gb", " GB"), ("system", ""),
-                                                       ("accelerator", "")) if machine.get(key)]  # fmt: skip
-    return [
-        ("프로필", card["profile"]), ("시드", str(card["seed"])),
-        ("데이터", "함께 실린 말뭉치" if card["data"] == "bundled" else card["data"]),
-        ("기계", ", ".join(words) or f"{UNMEASURED}(`workshop run --weeks 1`이 잰다)"),
-        ("단계 합계", f"{card['weeks']['week10']['total_seconds']:,.1f}초" if card["seconds"] else UNMEASURED),
-        ("최대 메모리", f"{card['peak_rss_mb']:,} MB" if card["peak_rss_mb"] else UNMEASURED),
-        ("버전", ", ".join(f"{package} {version}" for package, version in card["versions"].items()) or UNMEASURED),
-    ]  # fmt: skip
-
-
-# --- Markdown ---------------------------------------------------------------------------------------------------------------
+def page(workspace: Workspace, artefacts: list[Artefact] | None = None) -> str:
+    """The report card as one HTML page with its pictures inside: no script, no address outside itself."""
+    return _rendered("report_card.html", lambda text: re.sub(r"`([^`<>&]+)`", r"<code>\1</code>", html.escape(text)), workspace, artefacts)
 
 
 def markdown(workspace: Workspace, artefacts: list[Artefact] | None = None) -> str:
     """The report card as Markdown, without pictures."""
+
+    def plain(text: str) -> str:
+        """Text whose marks Markdown, its tables and the HTML in it leave alone; what stands in `backquotes` stays code."""
+        escaped = re.sub(r"([\\*_\[\]|#~])", r"\\\1", html.escape(text, quote=False))
+        return escaped.replace("\r", "").replace("\n", "<br>")
+
+    return _rendered("report_card.md", plain, workspace, artefacts)
+
+
+def tables(metrics: Mapping[str, float], stage: str) -> list[Table]:
+    """A week's tables for a notebook: a row a measurement, its baseline in the same row. Raises KeyError for an unknown stage."""
+    found = [(grid, filled(grid, metrics)[0]) for grid in GRIDS[stage]]
+    return [Table(tuple((label, *map(str, cells)) for label, cells in rows), (grid.title, *grid.columns)) for grid, rows in found if rows]
+
+
+def filled(grid: Grid, metrics: Mapping[str, float]) -> tuple[list[tuple[str, list[Cell]]], list[str]]:
+    """The rows of a grid as (label, cells), and what of it was not measured with the reason; a row of nothing is only told there."""
+    rows, gaps, named = [], {}, {label: keys for label, *keys in grid.rows}
+    for label, keys in named.items():
+        there = any(key in metrics for key in keys)
+        paired = any(map(SIGNED.search, keys))  # then the difference is what is marked
+        cells = []
+        for place, (column, key) in enumerate(zip(grid.columns, keys)):
+            if not key:
+                cells.append(Cell("–", "none"))
+            elif key not in metrics:
+                why = next((why for part, why in grid.absent.items() if part in key), "이 값은 이 데이터나 이 기계에서는 재지 않는다")
+                gaps.setdefault((column if there else "", why), {})[label] = None
+                cells.append(Cell(UNMEASURED, "unmeasured"))
+            elif label in grid.reference or column in grid.reference:
+                cells.append(Cell(with_interval(metrics, key), "reference"))
+            else:
+                rivals = [rival for name, rival in zip(grid.columns, keys) if name in grid.reference]
+                rivals += [named[row][place] for row in grid.reference if row in named]
+                words = column + (label if (SIGNED.search(key) if paired else place == 0) else "")
+                cells.append(Cell(with_interval(metrics, key), "value", verdict(metrics, key, rivals, words)))
+        rows += [(label, cells)] if there else []
+    told = []
+    for (column, why), labels in gaps.items():
+        names = ", ".join(labels)
+        told.append(f"{UNMEASURED}: {f'{column}({names})' if column else (not rows and grid.title) or names}. {why}.")
+    return rows, told
+
+
+def verdict(metrics: Mapping[str, float], key: str, others: Sequence[str], words: str) -> str:
+    """ "낫다" if a metric beats all the others, "못하다" if one beats it, else "". words: a label that says ↑, ↓ or neither.
+
+    Intervals that overlap decide nothing; a difference is held against zero, and only by its interval.
+    """
+    ours = interval(metrics, key)
+    if SIGNED.search(key):
+        pairs = [(ours, (0.0, 0.0))] if ours else []
+    else:
+        known = [other for other in others if finite(metrics.get(key)) and finite(metrics.get(other))]
+        pairs = [(ours, theirs) if ours and (theirs := interval(metrics, other)) else ((metrics[key],) * 2, (metrics[other],) * 2)
+                 for other in known]  # fmt: skip
+    signs = {(a[0] > b[1]) - (a[1] < b[0]) for a, b in pairs}
+    better = 1 if "↑" in words else -1 if "↓" in words else 0
+    return "" if not better else "못하다" if -better in signs else "낫다" if signs == {better} else ""
+
+
+def _rendered(template: str, escape: Callable[[str], str], workspace: Workspace, artefacts: list[Artefact] | None) -> str:
+    """A template with the card in it; whatever it prints goes through `escape`."""
+
+    def printed(value: object) -> Markup:
+        return value if isinstance(value, Markup) else Markup(escape(str(value)))
+
+    def picture(stage: str, metrics: Mapping[str, float]) -> str:
+        figure = FIGURES[stage][1](workspace.home / stage, metrics) if stage in FIGURES else None
+        return svg(figure) if figure else ""
+
     artefacts = course.lineage(workspace) if artefacts is None else artefacts
     card = report(workspace, artefacts)
-    lines = ["# 성적표", "", *(f"- {key}: {_plain(value)}" for key, value in _facts(card)), "", LEGEND, ""]
-    for section in _sections(workspace, artefacts, card, pictures=False):
-        lines += [f"## {section.title}", "", section.note, ""]
-        for title, columns, rows, reasons in section.grids:
-            cells = [(label, *(cell.text + (f" ({cell.mark})" if cell.mark else "") for cell in row)) for label, row in rows]
-            lines += _pipes((title, *columns), cells) if cells else []
-            lines += [line for reason in reasons for line in (_plain(reason), "")]
-        if section.name == "course":
-            lines += _pipes(("산출물", "상태", "해시", "크기", "초", "입력"), [_lineage_row(artefact) for artefact in artefacts])
-        if section.answers:
-            lines += _pipes(("물음", "정렬 전", "정렬 후"), section.answers)
-        if section.rest:
-            lines += ["<details><summary>나머지 측정값</summary>", "", *_pipes(("이름", "값"), section.rest), "</details>", ""]
-        for sample in section.samples:
-            lines += ["> " + _plain(sample).replace("\n", "\n> "), ""]
-    return "\n".join(lines)
+    weeks = [_week(workspace, artefact) for artefact in artefacts]
+    weeks.append(_section("10주차 통합", "ready", "모든 단계를 이어서 센 것이다.", card["weeks"]["week10"], "course", "feedback"))
+    jinja = Environment(autoescape=True, finalize=printed, trim_blocks=True, lstrip_blocks=True)
+    return jinja.from_string(Path(__file__).with_name(template).read_text(encoding="utf-8")).render(
+        facts=_facts(card), legend=LEGEND, weeks=weeks, artefacts=artefacts, states=STATES, unmeasured=UNMEASURED, figures=FIGURES,
+        picture=picture, lineage=lambda: svg(course.draw_lineage(artefacts)), size=lambda value: shown("bytes", value),
+    )  # fmt: skip
 
 
-def _plain(text: str) -> str:
-    """Text whose marks Markdown (and the HTML in it) leaves alone; what stands in `backquotes` stays code."""
-    return re.sub(r"([\\*_\[\]|#~])", r"\\\1", html.escape(text, quote=False))
+def _week(workspace: Workspace, artefact: Artefact) -> dict:
+    again, why = f"`workshop run --weeks {artefact.week}`", artefact.why
+    note = {
+        "missing": f"{UNMEASURED}: {why}. 만들기: {again}",
+        "broken": f"깨졌다: {why}. 다시 만들기: {again}",
+        "stale": f"낡음: {why}. 아래는 앞서 잰 값이다. 다시 만들기: {again}",
+        "altered": f"내용이 바뀜: {why}. 아래는 바뀌기 전에 잰 값이다.",
+        "ready": f"만드는 데 {artefact.seconds:,.1f}초 걸렸고, 크기는 {shown('bytes', artefact.bytes)}이다.",
+    }[artefact.state]
+    week = _section(f"{artefact.week}주차 {artefact.title}", artefact.state, note, _metrics(workspace, artefact), artefact.stage)
+    if week["metrics"]:
+        texts = rows_of(workspace.path("base_model") / "samples.jsonl") if artefact.stage == "base_model" else []
+        week["samples"] = [row.get("text", "") for row in texts if row.get("step") == texts[-1].get("step")]  # of the last step
+        week["answers"] = rows_of(workspace.path("alignment") / "answers.jsonl") if artefact.stage == "alignment" else []
+    return week
 
 
-def _pipes(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    def line(cells: tuple[str, ...]) -> str:
-        return "| " + " | ".join(_plain(cell).replace("\r", "").replace("\n", "<br>") for cell in cells) + " |"
-
-    return [line(header), "|" + " --- |" * len(header), *map(line, rows), ""]
-
-
-def _lineage_row(artefact: Artefact) -> tuple[str, ...]:
-    said = [f"{edge.source} {edge.recorded[:8]} {'같다' if edge.matches else '다르다'}" for edge in artefact.inputs if edge.recorded]
-    head = (f"{artefact.week}주차 {artefact.title}", STATES[artefact.state])
-    if not artefact.hash:
-        return *head, "–", "–", "–", "–"
-    return *head, artefact.hash[:8], shown("bytes", artefact.bytes), f"{artefact.seconds:,.1f}", ", ".join(said)
-
-
-def page(workspace: Workspace, artefacts: list[Artefact] | None = None) -> str:
-    """The report card as one HTML page with its pictures inside."""
-    artefacts = course.lineage(workspace) if artefacts is None else artefacts
-    card = report(workspace, artefacts)
-    sections = list(_sections(workspace, artefacts, card))
-    return report_page.page(_facts(card), sections, svg(course.draw_lineage(artefacts)), LEGEND)
+def _section(title: str, state: str, note: str, metrics: Mapping[str, float], *stages: str) -> dict:
+    """What the templates say of one week: its headline with two bars, its tables, and the rest of its measurements."""
+    grids = [grid for stage in stages for grid in GRIDS[stage]] if metrics else []
+    told = {key for grid in grids for row in grid.rows for key in row[1:]}
+    label, key, other, base = HEADLINES[stages[0]]
+    pair, bars = {label: key, other: base}, []
+    if all(finite(metrics.get(name)) for name in pair.values()):
+        largest = max(abs(metrics[name]) for name in pair.values()) or 1
+        bars = [(words, shown(name, metrics[name]), round(100 * abs(metrics[name]) / largest)) for words, name in pair.items()]
+    return {
+        "stage": stages[0], "title": title, "state": state, "note": note, "metrics": metrics,
+        "bars": bars, "mark": verdict(metrics, key, [base], label),
+        "tables": [(grid, *filled(grid, metrics)) for grid in grids],
+        "rest": [(key, with_interval(metrics, key)) for key in metrics if key not in told and not key.endswith(("_low", "_high"))],
+    }  # fmt: skip
 
 
-# --- reading what a stage left ----------------------------------------------------------------------------------------------
-
-
-def _read(path: Path) -> dict:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _meta(workspace: Workspace, stage: str) -> dict | None:
-    try:
-        return workspace.meta(stage)
-    except WorkshopError:
-        return None
+def _facts(card: dict) -> list[tuple[str, object]]:
+    machine, units = card["machine"], {"processor": "", "cores": "코어", "memory_gb": " GB", "system": "", "accelerator": ""}
+    return [
+        ("프로필", card["profile"]), ("시드", card["seed"]),
+        ("데이터", "함께 실린 말뭉치" if card["data"] == "bundled" else card["data"]),
+        ("기계", ", ".join(f"{machine[key]}{unit}" for key, unit in units.items() if machine.get(key))
+            or f"{UNMEASURED}(`workshop run --weeks 1`이 잰다)"),
+        ("단계 합계", f"{card['weeks']['week10']['total_seconds']:,.1f}초" if card["seconds"] else UNMEASURED),
+        ("최대 메모리", f"{card['peak_rss_mb']:,} MB" if card["peak_rss_mb"] else UNMEASURED),
+        ("버전", ", ".join(f"{package} {version}" for package, version in card["versions"].items()) or UNMEASURED),
+    ]  # fmt: skip
 
 
 def _metrics(workspace: Workspace, artefact: Artefact) -> dict:
@@ -269,18 +241,9 @@ def _metrics(workspace: Workspace, artefact: Artefact) -> dict:
     return {key: value for key, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)}
 
 
-def _machine(workspace: Workspace, artefacts: list[Artefact]) -> dict:
-    if any(artefact.stage == "environment" and artefact.state in ("missing", "broken") for artefact in artefacts):
+def _read(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
-    found = _read(workspace.home / "environment" / "environment.json").get("machine", {})
     return found if isinstance(found, dict) else {}
-
-
-def _samples(folder: Path) -> list[str]:
-    """What a stage's model has written, of training's last step where there are several."""
-    rows = rows_of(folder / "samples.jsonl")
-    return [str(row.get("text", "")) for row in rows if row.get("step") == rows[-1].get("step")]
-
-
-def _answers(folder: Path) -> list[tuple[str, str, str]]:
-    return [tuple(str(row.get(key, "")) for key in ("question", "before", "after")) for row in rows_of(folder / "answers.jsonl")]

@@ -1,8 +1,7 @@
 """What the report card shows of each week: the few numbers that matter, each beside its baseline.
 
-A table is data: row labels and metric names. A label that ends in ↑ or ↓ says which way is better; only then is a value marked
-against its reference, and where both have a 95 % interval only if the two do not overlap. Every number comes from metrics.json; the
-card itself computes none (it only scales: shares to percent, bytes to MB).
+A table is data: row labels and metric names. A label with ↑ or ↓ says which way is better; only then is a value marked against
+its baseline. Every number comes from metrics.json; the card computes none (it only scales: shares to percent, bytes to MB).
 """
 
 from __future__ import annotations
@@ -25,9 +24,7 @@ SIGNED = re.compile(r"_change|_minus_")
 class Grid:
     """One table. `rows`: a label and a metric name for each column ("" where the question makes no sense).
 
-    `reference`: the columns or rows that are baselines. `absent`: why a metric may not be there, by a pattern of its name.
-    `needs`: a metric without which there is no such table, and why it may be missing.
-    A "*" in a row stands for every part that the first metric name is found with (`val_bpc_*`).
+    `reference`: the columns or rows that are baselines. `absent`: why a metric may not be there, by a part of its name.
     """
 
     columns: tuple[str, ...]
@@ -35,16 +32,6 @@ class Grid:
     reference: tuple[str, ...] = ()
     title: str = ""
     absent: Mapping[str, str] = field(default_factory=dict)
-    needs: tuple[str, str] | None = None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A value as it is shown. `mark`: "낫다", "못하다" or ""; `kind`: "value", "reference", "unmeasured" or "none"."""
-
-    text: str
-    kind: str = "value"
-    mark: str = ""
 
 
 def _each(names: Mapping[str, str], *keys: str) -> tuple[tuple[str, ...], ...]:
@@ -57,6 +44,7 @@ TOKENIZERS = {"": "우리 토크나이저", "unigram_": "Unigram", "wordpiece_":
               "english_": "영어로 배운 바이트 BPE"}  # fmt: skip
 ARCHITECTURES = {"rnn": "RNN", "transformer": "Transformer", "mamba": "Mamba", "mamba2": "Mamba-2", "rwkv": "RWKV-7", "moe": "MoE + MLA",
                  "hybrid": "하이브리드"}  # fmt: skip
+SOURCES = {"story": "이야기", "encyclopedia": "백과", "news": "기사", "nsmc": "영화평", "prose": "산문"}
 METHODS = {"full": "전체 미세조정", "adapted": "추가 사전학습 + 전체", "lora": "LoRA", "dora": "DoRA", "qlora": "QLoRA", "ia3": "IA³",
            "waveft": "WaveFT", "linear_probe": "선형 탐침", "random_init": "무작위 초기값에서"}  # fmt: skip
 TASKS = {"sentiment": "영화평 감성", "topics": "기사 주제", "nli": "자연어 추론", "sts": "문장 유사도", "boolq": "예/아니요 독해"}
@@ -66,7 +54,8 @@ SMALLER = {"fp32": "float32", "int8": "INT8", "int4": "INT4 반올림", "int4_gp
 ALIGNED = {"dpo_pref_accuracy": "선호 정확도 ↑", "preferred": "바람직한 답 ↑", "polite": "공손한 답 ↑", "right": "내용이 맞는 답 ↑",
            "refusal_rate_private": "남의 정보 거절 ↑", "refusal_rate_compound": "섞어 물은 남의 정보 거절 ↑",
            "refusal_rate_own": "자기 정보 거절 ↓"}  # fmt: skip
-RESTS = "이 값은 이 데이터나 이 기계에서는 재지 않는다"
+REWARDED = {"ppo": "PPO", "ppo_without_kl": "PPO(KL 항 없이)", "grpo": "GRPO"}
+LEARNT = {"votes": "내 선호를 맞힌 비율 ↑", "desk": "안내대의 선호를 맞힌 비율 ↑"}
 
 GRIDS: dict[str, tuple[Grid, ...]] = {
     "environment": (
@@ -75,10 +64,9 @@ GRIDS: dict[str, tuple[Grid, ...]] = {
     ),
     "corpus": (
         Grid(("남은 것", "들어온 것"), (("문서", "docs_out", "docs_in"),), ("들어온 것",)),
-        Grid(("정밀도", "재현율"), (("버리기 전체", "precision_removal", "recall_removal"), *_each(
-            DEFECTS, "precision_{}", "recall_{}")), title="심어 둔 결함을 얼마나 찾았나"),
-        Grid(("값",), (("새어 나간 개인 정보(건)", "pii_leaked"), ("정답과 글자까지 같은 글", "clean_exact"), ("남은 글자", "chars_out"),
-                       ("초당 문서", "docs_per_s"))),
+        Grid(("정밀도", "재현율"), (("버리기 전체", "precision_removal", "recall_removal"),
+             *_each(DEFECTS, "precision_{}", "recall_{}")), title="심어 둔 결함을 얼마나 찾았나"),
+        Grid(("값",), (("새어 나간 개인 정보(건)", "pii_leaked"), ("정답과 글자까지 같은 글", "clean_exact"), ("남은 글자", "chars_out"))),
     ),
     "tokenizer": (
         Grid(("토큰당 글자 ↑", "왕복 실패(글) ↓", "모르는 조각 ↓", "어절당 토큰", "어휘"), _each(
@@ -91,8 +79,8 @@ GRIDS: dict[str, tuple[Grid, ...]] = {
     ),
     "base_model": (
         Grid(("우리 모델 ↓", "5-gram", "유니그램", "고르게 찍기"), (
-            ("검증 BPC", "val_bpc", "ngram_bpc", "unigram_bpc", "uniform_bpc"), ("검증 BPC: *", "val_bpc_*", "ngram_bpc_*", "", "")),
-            ("5-gram", "유니그램", "고르게 찍기")),
+            ("모든 글", "val_bpc", "ngram_bpc", "unigram_bpc", "uniform_bpc"), *_each(SOURCES, "val_bpc_{}", "ngram_bpc_{}", "", "")),
+            ("5-gram", "유니그램", "고르게 찍기"), "검증 BPC", {"bpc_": "이 데이터에는 그런 글이 없다"}),
         Grid(("값",), (("파라미터", "params"), ("학습 토큰", "train_tokens"), ("초당 토큰", "tokens_per_s"), ("MFU", "mfu"))),
     ),
     "task_model": (
@@ -100,15 +88,13 @@ GRIDS: dict[str, tuple[Grid, ...]] = {
             *_each(METHODS, "{}_accuracy", "{}_trainable_params", "{}_adapter_bytes", "{}_seconds"),
             ("TF-IDF", "tfidf_accuracy", "", "", "tfidf_seconds"), ("다수 라벨", "majority_accuracy", "", "", "")),
             ("TF-IDF", "다수 라벨")),
-        Grid(("편",), (("학습한 리뷰", "rows"), ("검증용 리뷰", "held_out"))),
     ),
     "evaluation": (
         Grid(("미세조정한 분류기 ↑", "TF-IDF", "다수 라벨", "예시 없이 묻기", "예시와 함께 묻기", "문항"), _each(
             TASKS, "{}_accuracy", "{}_tfidf_accuracy", "{}_majority_accuracy", "{}_zero_shot_accuracy", "{}_few_shot_accuracy", "{}_items"),
             ("TF-IDF", "다수 라벨"), absent={"few_shot": "문항이 길어 문맥에 예시를 넣을 자리가 없다"}),
-        Grid(("모델이 쓴 답 ↑", "글에서 아무 낱말", "문항"), (
-            ("독해: 정확히 같은 답", "reading_accuracy", "reading_random_word_accuracy", "reading_items"),
-            ("독해: 글자 F1", "reading_f1", "reading_random_word_f1", "")), ("글에서 아무 낱말",)),
+        Grid(("모델이 쓴 답 ↑", "글에서 아무 낱말"), _each({"accuracy": "정확히 같은 답", "f1": "글자 F1"},
+             "reading_{}", "reading_random_word_{}"), ("글에서 아무 낱말",), "독해"),
     ),
     "compression": (
         Grid(("BPC", "크기 ↓", "감성 정확도", "초당 토큰"), _each(SMALLER, "{}_bpc", "{}_bytes", "{}_accuracy", "{}_tokens_per_s"),
@@ -117,8 +103,8 @@ GRIDS: dict[str, tuple[Grid, ...]] = {
                                    "accuracy": "분류기는 그 방법으로 줄이지 않는다"}),
         Grid(("BPC의 차이 ↓",), (("INT4: GPTQ − 반올림", "int4_gptq_minus_int4_bpc"), ("INT4: AWQ − 반올림", "int4_awq_minus_int4_bpc"),
                                ("작은 모델: 증류 − 처음부터", "distilled_minus_scratch_bpc")), title="같은 글에서 짝지어 잰 차이"),
-        Grid(("초안이 받아들여진 비율", "속도 배율"), (("작은 모델이 초안", "speculative_acceptance", "speculative_speedup"),
-                                          ("표가 초안", "speculative_table_acceptance", "speculative_table_speedup")), title="추측 디코딩"),
+        Grid(("초안이 받아들여진 비율", "속도 배율"), _each({"": "작은 모델이 초안", "table_": "표가 초안"}, "speculative_{}acceptance",
+             "speculative_{}speedup"), title="추측 디코딩"),
     ),
     "alignment": (
         Grid(("정렬 후(DPO)", "정렬 전(SFT)", "차이"), _each(ALIGNED, "{}_after", "{}_before", "{}_change"), ("정렬 전(SFT)",)),
@@ -130,34 +116,27 @@ GRIDS: dict[str, tuple[Grid, ...]] = {
             ("바람직한 답 ↑", "preferred_after", "imitation_preferred", "plain_preferred", "dpo_minus_imitation_preferred"),
             ("선호 정확도 ↑", "dpo_pref_accuracy_after", "imitation_pref_accuracy", "plain_pref_accuracy",
              "dpo_minus_imitation_pref_accuracy")), ("모방만",), "무엇이 효과를 냈나"),
-        Grid(("뒤", "앞", "차이"), (("PPO 보상 ↑", "ppo_reward_after", "ppo_reward_before", "ppo_reward_change"),
-                               ("PPO 맞는 답", "ppo_right_after", "ppo_right_before", ""),
-                               ("PPO 보상(KL 항 없이) ↑", "ppo_without_kl_reward_after", "ppo_without_kl_reward_before",
-                                "ppo_without_kl_reward_change"),
-                               ("PPO 맞는 답(KL 항 없이)", "ppo_without_kl_right_after", "ppo_without_kl_right_before", ""),
-                               ("GRPO 보상 ↑", "grpo_reward_after", "grpo_reward_before", "grpo_reward_change"),
-                               ("GRPO 맞는 답", "grpo_right_after", "grpo_right_before", "")), ("앞",), "보상으로 배우기"),
+        Grid(("보상", "배우기 전", "차이 ↑", "맞는 답", "배우기 전의 맞는 답"), _each(REWARDED, "{}_reward_after", "{}_reward_before",
+             "{}_reward_change", "{}_right_after", "{}_right_before"), ("배우기 전", "배우기 전의 맞는 답"), "보상으로 배우기"),
         Grid(("값", "견줄 것"), (("SFT 검증 손실 ↓ (견줄 것: 사전학습만)", "sft_val_loss", "base_val_loss"),
                              ("보상 모델 정확도 ↑ (견줄 것: 긴 답 고르기)", "rm_accuracy", "rm_accuracy_longer")), ("견줄 것",)),
         Grid(("정렬 후", "정렬 전", "정답"), (
-            ("선호 정확도", "chatbot_pref_accuracy_after", "chatbot_pref_accuracy_before", ""),
-            ("검증 손실(토큰당 nat)", "chatbot_val_loss_after", "chatbot_val_loss_before", ""),
+            *_each({"pref_accuracy": "선호 정확도", "val_loss": "검증 손실(토큰당 nat)"}, "chatbot_{}_after", "chatbot_{}_before", ""),
             *_each({"distinct2": "distinct-2", "different": "서로 다른 답"}, "chatbot_{}_after", "chatbot_{}_before", "chatbot_{}_true"),
-            ("가장 흔한 답의 비율", "chatbot_commonest_after", "chatbot_commonest_before", ""),
-            *_each({"distinct2": "distinct-2, 뽑아 쓸 때", "different": "서로 다른 답, 뽑아 쓸 때",
-                    "commonest": "가장 흔한 답의 비율, 뽑아 쓸 때"}, "chatbot_{}_sampled_after", "chatbot_{}_sampled_before", "")),
-            ("정렬 전", "정답"), "실제 잡담", needs=("chatbot_train", "실제 데이터(챗봇)로 돌렸을 때만 잰다")),
+            *_each({"commonest": "가장 흔한 답의 비율", "distinct2_sampled": "distinct-2, 뽑아 쓸 때",
+                    "different_sampled": "서로 다른 답, 뽑아 쓸 때", "commonest_sampled": "가장 흔한 답의 비율, 뽑아 쓸 때"},
+                   "chatbot_{}_after", "chatbot_{}_before", "")),
+            ("정렬 전", "정답"), "실제 잡담", {"chatbot_": "실제 데이터(챗봇)로 돌렸을 때만 잰다"}),
     ),
     "course": (
         Grid(("지금", "전체"), (("준비된 단계", "stages_ready", "stages"), ("해시가 맞는 입력", "edges_matching", "edges")), ("전체",)),
-        Grid(("값",), (("만드는 데 든 시간(초)", "total_seconds"), ("산출물의 크기", "total_bytes"), ("최대 메모리(MB)", "peak_rss_mb"))),
+        Grid(("값",), (("만드는 데 든 시간(초)", "total_seconds"), ("산출물의 크기", "total_bytes"), ("최대 메모리(MB)", "peak_rss_mb")),
+             absent={"peak": "아직 아무 단계도 실행하지 않았다"}),
     ),
     "feedback": (
-        Grid(("다시 배운 뒤", "배우기 전", "차이"),
-            _each({"votes": "내 선호를 맞힌 비율 ↑", "desk": "안내대의 선호를 맞힌 비율 ↑"}, "feedback_{}_pref_accuracy_after",
-                  "feedback_{}_pref_accuracy_before", "feedback_{}_pref_accuracy_change"),
-            ("배우기 전",), "내 평가로 한 번 더"),
-        Grid(("값",), (("선호 쌍", "feedback_pairs"),)),
+        Grid(("다시 배운 뒤", "배우기 전", "차이"), _each(LEARNT, "feedback_{}_pref_accuracy_after", "feedback_{}_pref_accuracy_before",
+             "feedback_{}_pref_accuracy_change"), ("배우기 전",), "내 평가로 한 번 더",
+             {"feedback_": "데모에서 모은 평가로 다시 배우는 `workshop feedback`을 아직 실행하지 않았다"}),
     ),
 }  # fmt: skip
 
@@ -174,13 +153,6 @@ HEADLINES: dict[str, tuple[str, str, str, str]] = {
     "alignment": ("바람직한 답 ↑", "preferred_after", "정렬 전", "preferred_before"),
     "course": ("해시가 맞는 입력", "edges_matching", "전체", "edges"),
 }
-SOURCES = {"story": "이야기", "encyclopedia": "백과", "news": "기사", "nsmc": "영화평", "prose": "산문"}
-
-HIGHLIGHTS: dict[str, dict[str, str]] = {  # metric → label, of every week; what every run measures
-    stage: {key: row[0] if len(grid.columns) == 1 else f"{row[0]}: {column}" for grid in grids if not grid.needs for row in grid.rows
-            for column, key in zip(grid.columns, row[1:]) if key and "*" not in key}
-    for stage, grids in GRIDS.items()
-}  # fmt: skip
 
 
 def finite(value: object) -> bool:
@@ -189,18 +161,15 @@ def finite(value: object) -> bool:
 
 
 def shown(key: str, value: object, like: float | None = None, unit: bool = True) -> str:
-    """A metric's value as a reader wants it: shares in percent, bytes in kB or MB, differences with their sign.
-
-    like: the value whose unit is taken (for the ends of its interval).
-    """
+    """A metric as a reader wants it: shares in percent, bytes in kB or MB, differences signed. like: the value whose unit is taken."""
     if not finite(value):
         return f"{UNMEASURED}(값이 {value})"
-    size = abs(value if like is None else like)
-    sign = "+" if SIGNED.search(key) and value > 0 else ""
+    size, signed = abs(value if like is None else like), SIGNED.search(key)
+    sign = "+" if signed and value > 0 else ""
     if SIZES.search(key):
         scale, places, name = (1e6, 2, " MB") if size >= 1e6 else (1e3, 1, " kB") if size >= 1e3 else (1, 0, " B")
     elif SHARES.search(key) and size <= 1:
-        scale, places, name = 0.01, 1, " %p" if SIGNED.search(key) else " %"
+        scale, places, name = 0.01, 1, " %p" if signed else " %"
     else:
         return sign + number(int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value)
     return f"{sign}{value / scale:,.{places}f}{name if unit else ''}"
@@ -208,93 +177,15 @@ def shown(key: str, value: object, like: float | None = None, unit: bool = True)
 
 def interval(metrics: Mapping[str, float], key: str) -> tuple[float, float] | None:
     """The 95 % interval that was measured with a metric, if there is one."""
-    for stem in (f"{key}_", f"{key}_ci_", key.removesuffix("accuracy") + "ci_" if key.endswith("accuracy") else ""):
-        low, high = metrics.get(f"{stem}low"), metrics.get(f"{stem}high")
-        if stem and finite(low) and finite(high):
+    for stem in (key, f"{key}_ci", re.sub("accuracy$", "ci", key)):
+        low, high = metrics.get(f"{stem}_low"), metrics.get(f"{stem}_high")
+        if finite(low) and finite(high):
             return low, high
     return None
 
 
 def with_interval(metrics: Mapping[str, float], key: str) -> str:
     """A metric's value and, in brackets, its interval."""
-    text = shown(key, metrics[key])
-    if finite(metrics[key]) and (ends := interval(metrics, key)):
-        text += " [" + ", ".join(shown(key, end, metrics[key], unit=False) for end in ends) + "]"
-    return text
-
-
-def verdict(metrics: Mapping[str, float], key: str, others: list[str], way: str) -> str:
-    """ "낫다" if the metric beats all the others, "못하다" if one beats it, "" if neither is sure. way: "↑" or "↓"."""
-    others = [other for other in others if finite(metrics.get(other))]
-    if way not in ("↑", "↓") or not others or not finite(metrics.get(key)):
-        return ""
-    sign = 1 if way == "↑" else -1  # negated, "less is better" is "more is better"
-
-    def ends(name: str, overlap: bool) -> list[float]:
-        return sorted(sign * end for end in (overlap and interval(metrics, name)) or (metrics[name], metrics[name]))
-
-    results = []
-    for other in others:
-        both = bool(interval(metrics, key) and interval(metrics, other))
-        ours, theirs = ends(key, both), ends(other, both)
-        results.append(1 if ours[0] > theirs[1] else -1 if ours[1] < theirs[0] else 0)
-    return "못하다" if min(results) < 0 else "낫다" if min(results) > 0 else ""
-
-
-def filled(grid: Grid, metrics: Mapping[str, float]) -> tuple[list[tuple[str, list[Cell]]], list[str]]:
-    """The rows of a grid as (label, cells), and why cells of it were not measured. Rows of which nothing was measured stay."""
-    if grid.needs and grid.needs[0] not in metrics:
-        return [], [f"{UNMEASURED}: {grid.title}. {grid.needs[1]}."]
-    rows: list[tuple[str, list[Cell]]] = []
-    absent: dict[tuple[str, str], list[str]] = {}
-    spread = [row for spec in grid.rows for row in _expanded(spec, metrics)]
-    names = {row[0]: row[1:] for row in spread}
-    for label, *keys in spread:
-        paired = any(SIGNED.search(key) for key in keys)  # then the difference is what is marked
-        cells = []
-        for place, (column, key) in enumerate(zip(grid.columns, keys)):
-            if not key:
-                cells.append(Cell("–", "none"))
-            elif key not in metrics:
-                cells.append(Cell(UNMEASURED, "unmeasured"))
-                why = next((why for part, why in grid.absent.items() if part in key), RESTS)
-                absent.setdefault((column, why), []).append(label)
-            else:
-                base = label in grid.reference or column in grid.reference
-                rival = [k for c, k in zip(grid.columns, keys) if c in grid.reference]
-                rival += [names[r][place] for r in grid.reference if r in names and names[r][place]]
-                way = _way(column) or (_way(label) if SIGNED.search(key) or place == 0 and not paired else "")
-                mark = "" if base else verdict(metrics, key, rival, way)
-                if SIGNED.search(key):
-                    mark = _sure(metrics, key, way)
-                cells.append(Cell(with_interval(metrics, key), "reference" if base else "value", mark))
-        rows.append((label, cells))
-    return rows, [f"{UNMEASURED}: {column}({', '.join(labels)}). {why}." for (column, why), labels in absent.items()]
-
-
-def shown_keys(stage: str, metrics: Mapping[str, float]) -> set[str]:
-    """The metrics that a week's tables show, with the ends of their intervals."""
-    keys = {key for grid in GRIDS.get(stage, ()) for spec in grid.rows for row in _expanded(spec, metrics) for key in row[1:] if key}
-    ends = {f"{key}{mid}{end}" for key in metrics for mid in ("_", "_ci_") for end in ("low", "high")}
-    ends |= {f"{key.removesuffix('accuracy')}ci_{end}" for key in metrics if key.endswith("accuracy") for end in ("low", "high")}
-    return keys | ends
-
-
-def _expanded(row: tuple[str, ...], metrics: Mapping[str, float]) -> list[tuple[str, ...]]:
-    if "*" not in row[0]:
-        return [row]
-    found = [key.removeprefix(row[1].rstrip("*")) for key in metrics if key.startswith(row[1].rstrip("*"))]
-    return [(row[0].replace("*", SOURCES.get(part, part)), *(key.replace("*", part) for key in row[1:])) for part in found]
-
-
-def _way(label: str) -> str:
-    found = re.search("[↑↓]", label)
-    return found[0] if found else ""
-
-
-def _sure(metrics: Mapping[str, float], key: str, way: str) -> str:
-    """The mark of a difference: sure only if its interval leaves zero out."""
-    low, high = interval(metrics, key) or (0.0, 0.0)
-    if not way or low <= 0 <= high:
-        return ""
-    return "낫다" if (low > 0) == (way == "↑") else "못하다"
+    ends = interval(metrics, key) if finite(metrics[key]) else None
+    inside = ", ".join(shown(key, end, metrics[key], unit=False) for end in ends or ())
+    return shown(key, metrics[key]) + (f" [{inside}]" if ends else "")
