@@ -29,9 +29,9 @@ def browser(tmp_path):
 
 @pytest.fixture
 def until():
-    """`until(condition, seconds=60)`: wait for a page to get somewhere."""
+    """`until(condition, seconds=120)`: wait for a page to get somewhere."""
 
-    def wait(condition, seconds=60.0):
+    def wait(condition, seconds=120.0):
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "the page did not get there"

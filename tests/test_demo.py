@@ -331,7 +331,7 @@ def test_votes_outlive_the_demo_and_make_another_round(aligned, browser, until, 
         until(lambda: says("#votes", "나쁘다 1개, 견준 것 3개") and says("#votes", "잡지실은 몇 층이야?"))
         assert says("#votes", vote["answer"][:5])
         find("#train").click()
-        until(lambda: says("#log", "끝났다"), 180)
+        until(lambda: says("#log", "끝났다"), 400)
         until(lambda: says("#outcome", "마지막으로 맞춘 결과"))
         assert (tmp_path / "feedback" / "model" / "model.safetensors").is_file()
         tab("대화")
