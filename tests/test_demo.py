@@ -324,11 +324,13 @@ def test_votes_outlive_the_demo_and_make_another_round(aligned, browser, until, 
             until(lambda number=number: says("#compared", f"견준 것 {number}개"))
         assert says("#left-answer", "모델")
 
+    # What so small a model says is often longer than its context, and no pair then: one pair that is none of luck's.
+    votes.compare(tmp_path, [user("몇 시에 열어?")], ("아홉 시에 열어요.", "몰라."), "first", ("alignment", "sft"))
     with command(tmp_path) as address:
         browser.get(address)
         until(lambda: browser.find_elements(By.CSS_SELECTOR, "button[role='tab']"))
         tab("피드백")
-        until(lambda: says("#votes", "나쁘다 1개, 견준 것 3개") and says("#votes", "잡지실은 몇 층이야?"))
+        until(lambda: says("#votes", "나쁘다 1개, 견준 것 4개") and says("#votes", "잡지실은 몇 층이야?"))
         assert says("#votes", vote["answer"][:5])
         find("#train").click()
         until(lambda: says("#log", "끝났다"), 400)
