@@ -12,9 +12,12 @@ Needs its own environment (`make test-nvidia`).
 """
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -88,23 +91,32 @@ def skypilot_executor(nodes: int = 1, gpus: int = 8, kind: str = "H100") -> run.
 
 
 def launch(script: run.Script, executor: run.Executor, name: str = "pretraining") -> None:
-    """Run to the end, the log on the screen. Raises WorkshopError with the end of the log when the job did not succeed."""
+    """Run to the end, the log on the screen. Raises WorkshopError when the job did not succeed."""
     with run.Experiment(name) as experiment:
         experiment.add(script, executor=executor, name=name)
         experiment.run(detach=False, tail_logs=True)
-        states = {job["name"]: str(job["status"]) for job in experiment.status(return_dict=True).values()}
-    failed = {name: state for name, state in states.items() if "SUCCEEDED" not in state}
-    if failed:
-        raise WorkshopError(f"NeMo Run의 작업이 끝까지 가지 못했다: {failed}. 위의 기록에서 까닭을 본다.")
+    states = {job.id: job.state.name for job in experiment.jobs}  # known once the block is left, which waits
+    if set(states.values()) != {"SUCCEEDED"}:
+        raise WorkshopError(f"NeMo Run의 작업이 끝까지 가지 못했다: {states}. 위의 기록에서 까닭을 본다.")
 
 
 def batch_script(script: run.Script, executor: run.SlurmExecutor, name: str = "pretraining") -> str:
     """The sbatch file that `launch` would send. Nothing is sent, no cluster is asked."""
-    with run.Experiment(name) as experiment:
+    with _no_terminal(), run.Experiment(name) as experiment:
         experiment.add(script, executor=executor, name=name)
         experiment.dryrun(log=False, delete_exp_dir=False)
         sent = experiment.jobs[0].executor
         return Path(sent.experiment_dir, f"{sent.job_name}_sbatch.sh").read_text(encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _no_terminal() -> Iterator[None]:
+    """NeMo Run makes folders with a helper that listens to the keyboard, which notebooks and tests have not."""
+    terminal, sys.stdin = sys.stdin, io.StringIO()
+    try:
+        yield
+    finally:
+        sys.stdin = terminal
 
 
 def _required(variable: str) -> str:
