@@ -220,7 +220,7 @@ def test_every_file_that_a_recipe_reads_is_there(workspace, tmp_path):
             if not isinstance(value, str) or not value.startswith("${oc.env:") or "/checkpoints" in value or "/logs" in value:
                 continue
             variable, _, default = value.removeprefix("${oc.env:").partition(",")
-            place = default.replace("}", "", 1).removesuffix(":reviews")
+            place = default.replace("}", "", 1)
             if place.endswith("/cache") or any(f"/{stage}" in place for stage in stages):
                 continue
             real = [place, place + ".bin", place + ".idx"]

@@ -108,7 +108,8 @@ def classify_lora(profile: Profile, places: Places) -> dict:
     settings = profile.task_model
 
     def rows(split: str) -> dict:
-        return {"_target_": f"{places.recipes}/automodel/reviews.py:reviews", "path": places.data(f"reviews_{split}.jsonl"),
+        # A target cannot name a variable: it is found from the folder of recipes, where the command is given.
+        return {"_target_": "automodel/reviews.py:reviews", "path": places.data(f"reviews_{split}.jsonl"),
                 "max_length": settings.max_length}  # fmt: skip
 
     common = _common(places, "classify_lora", settings.clip)
