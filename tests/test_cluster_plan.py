@@ -1,6 +1,10 @@
 """The arithmetic of scale agrees with real models, with torch's own counters, with runs that were measured, and with its document."""
 
-from dataclasses import replace
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
 from unittest import mock
 
 import pytest
@@ -52,6 +56,44 @@ def test_a_real_step_holds_what_the_formula_says(run):
     assert plain == pytest.approx(foretold, rel=0.15) and 0.5 * foretold < lean < foretold
     assert run.process_bytes is None or foretold < run.process_bytes  # with Python, libraries and corpus
     assert (plain, lean) == pytest.approx((run.plain_bytes, run.lean_bytes), rel=0.05)  # as the document says
+
+
+HELD = """
+import json, sys
+import torch
+from workshop_lib import distributed
+from workshop_lib.architectures.transformer import Transformer, TransformerConfig
+
+def held(tensors):
+    local = [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
+    return sum(tensor.numel() * tensor.element_size() for tensor in local)
+
+with distributed.joined():
+    for layout in ("ddp", "fsdp"):
+        model = Transformer(TransformerConfig(**json.loads(sys.argv[1])), seed=0)
+        network, ids = distributed.spread(model, layout), torch.arange(64).repeat(2, 1)
+        optimizer = torch.optim.AdamW(model.parameters())
+        network(ids, ids).backward()
+        optimizer.step()
+        moments = [value for state in optimizer.state.values() for value in state.values() if value.ndim]
+        parts = list(model.parameters()), [p.grad for p in model.parameters()], moments
+        if distributed.seat()[0] == 0:
+            print("HELD", layout, *map(held, parts), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_two_real_processes_hold_of_the_model_what_the_formula_says(tmp_path):
+    """Weights, gradients and moments of the fuller one, under DDP and under FSDP2 (ZeRO-3): gloo, float32."""
+    (tmp_path / "held.py").write_text(HELD, encoding="utf-8")
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "held.py")]
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    ran = subprocess.run([*run, json.dumps(asdict(SMALL))], capture_output=True, text=True, timeout=300, env=alone)
+    found = {line.split()[1]: [int(n) for n in line.split()[2:]] for line in ran.stdout.splitlines() if line.startswith("HELD")}
+    assert found, ran.stderr
+    for layout, zero in (("ddp", 0), ("fsdp", 3)):
+        formula = memory(SMALL, Layout(2, zero), 2, number=4)
+        assert found[layout] == [formula[kind] for kind in ("weights", "gradients", "optimizer")]
 
 
 def test_a_runs_speed_foretells_that_of_another_shape():
