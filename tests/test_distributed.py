@@ -14,13 +14,15 @@ import torch
 import torchrun_cases as cases
 from test_pretraining import TINY, VOCABULARY, tokens
 
-from workshop_lib import WorkshopError, distributed, optimization, packing, pretraining
+from workshop_lib import WorkshopError, distributed, optimization, packing, posttraining, pretraining
 from workshop_lib.alignment import Training, finetune_chat
+from workshop_lib.corpora import desk
 
 # Layouts add the same float32 numbers in another order. One process that computes its batch in two parts does so too
-# (`test_the_tolerance_…` measures it); training amplifies such differences slowly. Losses are between 4 and 5 nats.
-LOSS = 1e-4
-WEIGHT = 2e-3
+# (`test_the_tolerance_…` measures it): its losses, between 4 and 5 nats, differ by 5e-7, which is a float32's last digit there. The
+# tolerance is twenty times that, for other processors; a mistake (another batch order, another rate) is hundreds of times as large.
+LOSS = 1e-5
+WEIGHT = 1e-4
 TWO = ["adamw-ddp", "adamw-fsdp", "muon-ddp", "muon-fsdp", "accumulated-fsdp", "cut-ddp", "cut-fsdp", "ddp-to-fsdp", "fsdp-to-ddp",
        "fsdp-to-fsdp", "one-to-fsdp", "parts-cut-ddp", "parts-cut-fsdp", "parts-ddp-to-fsdp", "parts-fsdp-to-ddp", "parts-fsdp-to-fsdp",
        "parts-one-to-fsdp", "sft-ddp", "sft-fsdp"]  # fmt: skip
@@ -116,6 +118,12 @@ def test_muon_takes_an_empty_share_of_matrices():
     assert optimization._all_orthogonalized(torch.empty(0, 4, 3), 5).shape == (0, 4, 3)
 
 
+def test_muon_of_halves_of_a_matrix_would_be_another_algorithm():
+    matrices = torch.randn(3, 8, 6, generator=torch.Generator().manual_seed(0))
+    halves = torch.cat([optimization.orthogonalized(half) for half in matrices.chunk(2, dim=1)], dim=1)
+    assert (halves - optimization.orthogonalized(matrices)).abs().max() > 0.1
+
+
 def test_the_mean_of_two_means_would_be_another_loss():
     rows = sorted(cases.chats()[:12], key=lambda chat: len(chat[0]))
     loss = torch.rand(12, generator=torch.Generator().manual_seed(0))  # of a token, as if all of a row's were alike
@@ -146,6 +154,19 @@ def test_a_folder_of_parts_of_other_settings_or_a_damaged_one_is_refused(tmp_pat
         cases.pretrain(tmp_path, "ddp", "parts", "adamw", ending="", checkpoint_every=1)
 
 
+def test_sft_of_a_saved_model_on_a_file_of_conversations(aligned, tmp_path):
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    rows = (json.dumps(row, ensure_ascii=False) for row in desk.conversations(40))
+    (tmp_path / "chats.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    command = [str(aligned), str(tmp_path / "chats.jsonl"), str(tmp_path / "record.json"), "--model", str(tmp_path / "chat")]
+    posttraining.main([*command, "--settings", '{"steps": 12, "batch": 16}'])
+    losses = json.loads((tmp_path / "record.json").read_text())["losses"]
+    assert len(losses) == 12 and np.isfinite(losses).all() and np.mean(losses[-3:]) < losses[0]
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "chat").num_parameters() > 0
+    assert len(GenerationConfig.from_pretrained(tmp_path / "chat").eos_token_id) == 2
+
+
 # --- under torchrun --------------------------------------------------------------------------------------------
 
 
@@ -153,10 +174,10 @@ def test_a_folder_of_parts_of_other_settings_or_a_damaged_one_is_refused(tmp_pat
 def test_the_tolerance_is_that_of_adding_in_another_order(one):
     """One process, the batch in two parts: the yardstick. And another batch order is far outside of it."""
     yardstick = np.abs(curve(one, "muon-one") - curve(one, "accumulated-one")).max()
-    assert 0 < yardstick < LOSS
+    assert 0 < yardstick < LOSS and 0 < furthest(weights(one, "muon-one"), weights(one, "accumulated-one")) < WEIGHT
     other = pretraining.new_model(cases.SETTINGS, VOCABULARY).cpu()
     losses = pretraining.train(other, tokens(), cases.SETTINGS, seed=1, progress=False).losses
-    assert np.abs(curve(one, "adamw-one") - losses).max() > 30 * LOSS
+    assert np.abs(curve(one, "adamw-one") - losses).max() > 300 * LOSS
 
 
 @pytest.mark.slow
