@@ -21,9 +21,10 @@ SETTINGS = replace(get_profile("tiny").corpus, crawl_pages=500, stories=300, val
 def clean(out, engine=pipeline.clean_chunks):
     out.mkdir()
     tools = corpus.make_tools(SETTINGS, corpus.bundled_benchmarks(0))
+    tools = replace(tools, model=replace(tools.model, threshold=0.9))  # severe, so that it has something to say
     return pipeline.clean_corpus(
         corpus.bundled_documents(SETTINGS, 0), corpus.bundled_validation(SETTINGS, 0), out, tools, bands=SETTINGS.minhash_bands,
-        rows=SETTINGS.minhash_rows, threshold=SETTINGS.near_duplicate_threshold, max_share=0.6, processes=1, engine=engine,
+        rows=SETTINGS.minhash_rows, threshold=SETTINGS.near_duplicate_threshold, max_share=0.5, processes=1, engine=engine,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ Notable choices
   Curator's own `ExactDeduplicationWorkflow` and `FuzzyDeduplicationWorkflow` do that part across machines, but on GPUs
   only (RAPIDS cuDF); its removal workflow runs on CPUs and is used here (`remove`).
 - The Ray Data executor is used: the default one (Xenna, streaming) keeps a process for each stage and wants more cores than a
-  laptop has. On a cluster set RAY_ADDRESS; without it a Ray is started here, on the loopback address alone.
+  laptop has. On a cluster set RAY_ADDRESS; without it a Ray is started here for as long as it takes.
 
 Linux only, as NeMo Curator is. Needs its own environment (`make test-nvidia`).
 """
@@ -224,7 +224,7 @@ def local_ray(cores: int | None = None) -> Iterator[None]:
     try:
         if not os.environ.get("RAY_ADDRESS"):
             ray.init(address="local", num_cpus=max(2, cores or pipeline.available_cores()), include_dashboard=False,
-                     _node_ip_address="127.0.0.1", log_to_driver=False, logging_level="ERROR")
+                     log_to_driver=False, logging_level="ERROR")
             ray.data.DataContext.get_current().enable_progress_bars = False
         yield
     finally:
