@@ -131,8 +131,8 @@ def test_nothing_to_complain_of(name):
     [
         ("debian:bookworm-20261005-slim", "debian", "base"),
         ("debian:bookworm-20261005-slim", "debian:latest", "base"),
-        ("USER student", "USER root", "root"),
-        ("USER student", "", "root"),
+        ("USER ${USER_ID}", "USER root", "root"),
+        ("USER ${USER_ID}", "", "root"),
         ("RUN apt-get update", "RUN sudo apt-get update", "sudo"),
         (" --no-install-recommends", "", "apt"),
         ("&& rm -rf /var/lib/apt/lists/*", "&& true", "cache"),
