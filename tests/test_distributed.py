@@ -23,9 +23,9 @@ from workshop_lib.corpora import desk
 # tolerance is twenty times that, for other processors; a mistake (another batch order, another rate) is hundreds of times as large.
 LOSS = 1e-5
 WEIGHT = 1e-4
-TWO = ["adamw-ddp", "adamw-fsdp", "muon-ddp", "muon-fsdp", "accumulated-fsdp", "cut-ddp", "cut-fsdp", "ddp-to-fsdp", "fsdp-to-ddp",
-       "fsdp-to-fsdp", "one-to-fsdp", "parts-cut-ddp", "parts-cut-fsdp", "parts-ddp-to-fsdp", "parts-fsdp-to-ddp", "parts-fsdp-to-fsdp",
-       "parts-one-to-fsdp", "sft-ddp", "sft-fsdp"]  # fmt: skip
+TWO = ["adamw-ddp", "adamw-fsdp", "muon-ddp", "muon-fsdp", "accumulated-fsdp", "bfloat16-fsdp", "sft-ddp", "sft-fsdp",
+       "cut-ddp", "cut-fsdp", "ddp-to-fsdp", "fsdp-to-ddp", "fsdp-to-fsdp", "one-to-fsdp",
+       "parts-cut-ddp", "parts-cut-fsdp", "parts-ddp-to-fsdp", "parts-fsdp-to-ddp", "parts-fsdp-to-fsdp", "parts-one-to-fsdp"]  # fmt: skip
 THREE = ["adamw-fsdp", "muon-fsdp", "fsdp-to-fsdp", "parts-fsdp-to-fsdp", "sft-fsdp"]  # 3 share nothing evenly: 64 rows, 2 blocks
 
 
@@ -49,6 +49,7 @@ def one(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("one")
     found = {f"{name}-one": cases.pretrain(folder, "ddp", f"{name}-one", name, sample=cases.speak) for name in ("adamw", "muon")}
     found |= {"accumulated-one": cases.pretrain(folder, "ddp", "accumulated-one", accumulation=2)}
+    found |= {f"bfloat16-one-{n}": cases.pretrain(folder, "ddp", f"bfloat16-one-{n}", dtype="bfloat16", accumulation=n) for n in (1, 2)}
     found |= {"sft-one": cases.sft(folder, "ddp", "sft-one")}
     cases.cut(folder, "ddp", "cut-one")
     cases.cut(folder, "ddp", "parts-cut-one", "")
@@ -167,6 +168,18 @@ def test_sft_of_a_saved_model_on_a_file_of_conversations(aligned, tmp_path):
     assert len(GenerationConfig.from_pretrained(tmp_path / "chat").eos_token_id) == 2
 
 
+@pytest.mark.parametrize("module", [pretraining, posttraining])
+def test_the_commands_of_the_documentation_are_understood(module, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        module.main(["--help"])
+    known = capsys.readouterr().out
+    told = (Path(__file__).parents[1] / "docs" / "distributed.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = [line.split(module.__name__)[1] for line in told.splitlines() if f"-m {module.__name__} " in line]
+    flags = {word for command in commands for word in command.split() if word.startswith("--")}
+    assert "--layout" in flags and all(flag in known for flag in flags)
+
+
 # --- under torchrun --------------------------------------------------------------------------------------------
 
 
@@ -188,6 +201,14 @@ def test_two_processes_pretrain_as_one_does(one, two, name):
     assert np.abs(curve(two, name, "norms") / curve(one, alone, "norms") - 1).max() < 1e-3  # clipping sees the whole gradient
     assert np.abs(curve(two, name, "held_out") - curve(one, alone, "held_out")).max() < LOSS
     assert furthest(weights(two, name), weights(one, alone)) < WEIGHT
+
+
+@pytest.mark.slow
+def test_in_bfloat16_two_processes_are_as_far_from_one_as_one_is_from_itself(one, two):
+    """Three digits instead of seven: the yardstick says how much the order of adding matters then."""
+    whole, parts = (curve(one, f"bfloat16-one-{n}") for n in (1, 2))
+    yardstick = np.abs(whole - parts).max()
+    assert 0 < np.abs(curve(two, "bfloat16-fsdp") - whole).max() < 5 * yardstick < 0.05
 
 
 @pytest.mark.slow
