@@ -18,10 +18,8 @@ pytestmark = pytest.mark.nvidia
 SETTINGS = replace(get_profile("tiny").corpus, crawl_pages=500, stories=300, validation_docs=60)
 
 
-def clean(out, engine=pipeline.clean_chunks):
+def clean(out, tools, engine=pipeline.clean_chunks):
     out.mkdir()
-    tools = corpus.make_tools(SETTINGS, corpus.bundled_benchmarks(0))
-    tools = replace(tools, model=replace(tools.model, threshold=0.9))  # severe, so that it has something to say
     return pipeline.clean_corpus(
         corpus.bundled_documents(SETTINGS, 0), corpus.bundled_validation(SETTINGS, 0), out, tools, bands=SETTINGS.minhash_bands,
         rows=SETTINGS.minhash_rows, threshold=SETTINGS.near_duplicate_threshold, max_share=0.5, processes=1, engine=engine,
@@ -32,8 +30,10 @@ def clean(out, engine=pipeline.clean_chunks):
 def both(tmp_path_factory):
     """(folder, report) of the library's own run and of Curator's; the cleaned shards lie in the second folder's parent."""
     home = tmp_path_factory.mktemp("curator")
-    ours = home / "ours", clean(home / "ours")
-    return ours, (home / "theirs", clean(home / "theirs", curator.engine(home / "shards", cores=2)))
+    tools = corpus.make_tools(SETTINGS, corpus.bundled_benchmarks(0))
+    tools = replace(tools, model=replace(tools.model, threshold=0.9))  # severe, so that it has something to say
+    ours = home / "ours", clean(home / "ours", tools)
+    return ours, (home / "theirs", clean(home / "theirs", tools, curator.engine(home / "shards", cores=2)))
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "validation.jsonl", "rejected.jsonl"])

@@ -19,6 +19,7 @@ Linux only, as NeMo Curator is. Needs its own environment (`make test-nvidia`).
 import argparse
 import contextlib
 import itertools
+import logging
 import os
 import shutil
 import time
@@ -221,6 +222,8 @@ def in_order(folder: Path) -> list[Path]:
 def local_ray(cores: int | None = None) -> Iterator[None]:
     """Ray on this machine for as long as the block lasts, unless RAY_ADDRESS names a cluster."""
     logger.disable("nemo_curator")
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         if not os.environ.get("RAY_ADDRESS"):
             ray.init(address="local", num_cpus=max(2, cores or pipeline.available_cores()), include_dashboard=False,
