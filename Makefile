@@ -24,17 +24,20 @@ test: env
 	$(BIN)/pytest -q tests
 	$(BIN)/pytest -q --nbval --nbval-current-env --nbval-cell-timeout=600 solutions notebooks
 
-# Optional: NeMo Curator, NeMo Run and their kind in an environment of their own (Linux, Python 3.11-3.13, about 3 GB).
+# Optional: NeMo Curator, NeMo Run and their kind in an environment of their own (Linux, Python 3.11-3.13, 2 GB with a CPU torch).
 NVIDIA ?= .venv-nvidia
 
 test-nvidia: $(NVIDIA)/ready
 	$(NVIDIA)/bin/python -m pytest -q -m nvidia tests/nvidia
 
-$(NVIDIA)/ready: tests/nvidia/requirements.txt
+RECIPES := $(wildcard tests/nvidia/requirements-recipes.txt)
+
+$(NVIDIA)/ready: tests/nvidia/requirements.txt tests/nvidia/constraints.txt $(RECIPES)
 	$(PYTHON) -m venv $(NVIDIA)
 	$(NVIDIA)/bin/python -m pip install --quiet --upgrade pip
 	$(NVIDIA)/bin/python -m pip install --quiet $$(grep '^torch==' $<)
-	$(NVIDIA)/bin/python -m pip install --quiet --requirement $<
+	$(NVIDIA)/bin/python -m pip install --quiet --requirement $< --constraint tests/nvidia/constraints.txt
+	$(if $(RECIPES),$(NVIDIA)/bin/python -m pip install --quiet --no-deps --requirement $(RECIPES))
 	$(NVIDIA)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
