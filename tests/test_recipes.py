@@ -78,12 +78,8 @@ def test_lora_sits_on_the_layers_of_week_6():
     recipe = BY_PATH["tiny", "automodel/classify_lora.yaml"]
     linear = {name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
     chosen = {name for name in linear if any(fnmatch(name, pattern) for pattern in recipe["peft"]["target_modules"])}
-    assert len(chosen) == len(profile.task_model.targets) * profile.base_model.layers
-    # The head is the only other layer, and it learns: NeMo AutoModel by itself would free only what is called a classifier.
-    [free] = recipe["freeze_config"]["unfreeze_modules"]
-    assert {name for name in linear - chosen if fnmatch(name, free["glob"])} == linear - chosen == {"score"}
-    head = recipe["checkpoint"]["skip_task_head_prefixes_for_base_model"]
-    assert [name for name, _ in model.named_parameters() if name.startswith(tuple(head))] == ["score.weight"]
+    assert len(chosen) == len(profile.task_model.targets) * profile.base_model.layers + 1
+    assert chosen == linear and "score" in chosen and recipe["peft"]["dim"] >= model.config.num_labels
 
 
 @pytest.mark.parametrize("section, number, path, key", [
@@ -221,7 +217,7 @@ def test_every_file_that_a_recipe_reads_is_there(workspace, tmp_path):
                 continue
             variable, _, default = value.removeprefix("${oc.env:").partition(",")
             place = default.replace("}", "", 1)
-            if place.endswith("/cache") or any(f"/{stage}" in place for stage in stages):
+            if place.endswith(("/cache", "/data/classifier")) or any(f"/{stage}" in place for stage in stages):
                 continue
             real = [place, place + ".bin", place + ".idx"]
             assert any(map(os.path.exists, real)), (path, value, variable)
@@ -230,6 +226,21 @@ def test_every_file_that_a_recipe_reads_is_there(workspace, tmp_path):
     assert tokens > wanted.steps * wanted.batch_size * wanted.context
     shape = yaml.safe_load((folder / "automodel" / "pretrain.yaml").read_text(encoding="utf-8"))["model"]["config"]
     assert shape["vocab_size"] == 400  # the tokenizer at hand, not the profile's number
+
+
+def test_the_classifier_starts_from_the_base_model(workspace, tmp_path, tokenizer, monkeypatch):
+    from transformers import AutoModelForSequenceClassification
+
+    from workshop_lib.architectures.transformer import Transformer, TransformerConfig
+    from workshop_lib.checkpoints import save_model
+
+    base = Transformer(TransformerConfig(len(tokenizer), 32, 64, 1, 2, 2, max_position_embeddings=128), seed=3)
+    save_model(base, tokenizer, workspace.home / "base_model")
+    monkeypatch.setattr(Workspace, "status", lambda self, stage: "ready" if stage == "base_model" else "missing")
+    recipe_folder.write(workspace, tmp_path / "out", say=lambda _: None)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out" / "data" / "classifier")
+    assert model.config.architectures == ["LlamaForSequenceClassification"] and model.score.weight.std() > 0
+    assert model.model.layers[0].mlp.up_proj.weight.equal(base.model.layers[0].mlp.up_proj.weight)
 
 
 def test_training_and_validation_data_are_apart(workspace, tmp_path):

@@ -51,6 +51,8 @@ def write(workspace: Workspace, folder: Path, say: Callable[[str], None] = print
     shutil.copy(FILES / "megatron_pretrain.py", folder / "megatron" / "pretrain.py")
     say(f"레시피 {len(found)}개를 썼다. 데이터를 쓴다.")
     write_data(workspace, folder / "data", tokens={"tokenizer", "corpus"} <= ready)
+    if "base_model" in ready:
+        _write_classifier(workspace, folder / "data" / "classifier")
     missing = [
         Missing(stage, tuple(recipe.path for recipe in found if stage in recipe.needs))
         for stage in STAGES if stage not in ready and any(stage in recipe.needs for recipe in found)
@@ -91,6 +93,16 @@ def _write_tokens(workspace: Workspace, folder: Path) -> None:
     budget = settings.steps * settings.batch_size * settings.context + 1
     for name, limit in (("train", budget), ("validation", None)):
         write_indexed(read_documents(corpus / f"{name}.jsonl", workspace.profile.seed), tokenizer, folder / f"tokens_{name}", limit)
+
+
+def _write_classifier(workspace: Workspace, folder: Path) -> None:
+    """The base model with a new head for the two labels: where the LoRA of week 6 starts."""
+    from transformers import AutoTokenizer
+
+    from workshop_lib.classification import classifier, save_classifier
+
+    base = workspace.path("base_model")
+    save_classifier(classifier(base, workspace.profile.seed), AutoTokenizer.from_pretrained(base), folder)
 
 
 def readme(found: Iterable[Recipe], profile: str, missing: Iterable[Missing] = ()) -> str:

@@ -112,22 +112,22 @@ def classify_lora(profile: Profile, places: Places) -> dict:
         return {"_target_": "automodel/reviews.py:reviews", "path": places.data(f"reviews_{split}.jsonl"),
                 "max_length": settings.max_length}  # fmt: skip
 
-    common = _common(places, "classify_lora", settings.clip)
-    common["checkpoint"]["skip_task_head_prefixes_for_base_model"] = ["score."]  # the base model has no such layer
     return {
         "recipe": "TrainFinetuneRecipeForSequenceClassification",
         "seed": profile.seed,
         "step_scheduler": _steps(settings.batch_size) | {"num_epochs": settings.epochs},
         "model": {
             "_target_": "nemo_automodel.NeMoAutoModelForSequenceClassification.from_pretrained",
-            "pretrained_model_name_or_path": f"{places.home}/base_model",
+            # The base model with a new head: NeMo AutoModel 0.7 cannot put one on a folder that has none when several devices load it.
+            "pretrained_model_name_or_path": places.data("classifier"),
             "num_labels": 2,
             "torch_dtype": "float32",
         },
-        **common,
-        "peft": _lora(profile),
-        # Llama calls its head `score`; what is not named here stays as random as it was born.
-        "freeze_config": {"unfreeze_modules": [{"glob": "*score"}]},
+        **_common(places, "classify_lora", settings.clip),
+        # The head learns by LoRA too (its rank is above the two rows that the head has): a head that is only set free is trained, but
+        # its checkpoints leave it out. With nothing to free, freeze_config is empty; without the key, a "classifier" is looked for.
+        "peft": _lora(profile, "score"),
+        "freeze_config": {"unfreeze_modules": []},
         "dataset": rows("train"),
         "dataloader": _loader(shuffle=True),
         "validation_dataset": rows("validation"),
@@ -206,11 +206,11 @@ def _common(places: Places, name: str, clip: float) -> dict:
     }  # fmt: skip
 
 
-def _lora(profile: Profile) -> dict:
+def _lora(profile: Profile, *more: str) -> dict:
     settings = profile.task_model
     return {
         "_target_": "nemo_automodel.components._peft.lora.PeftConfig",
-        "target_modules": [f"*{name}" for name in settings.targets],
+        "target_modules": [f"*{name}" for name in (*settings.targets, *more)],
         "dim": settings.rank,
         "alpha": settings.alpha,
     }
