@@ -2,11 +2,11 @@
 # Docker 없이 두 Dockerfile을 처음부터 끝까지 지어 본다(root인 Debian, `apt-get install buildah debootstrap`).
 #
 #   docker/rehearse.sh cpu /tmp/rehearsal [buildah build에 더할 인자 …]
-#   docker/rehearse.sh lab /tmp/rehearsal …        NGC의 lab. 바탕은 가짜다(아래)
+#   docker/rehearse.sh lab /tmp/rehearsal …        Dockerfile.ngc의 lab이나 triton. 바탕은 가짜다(아래)
 #
 # 이미지 저장소에 닿지 않는 기계를 위한 것이다. 바탕을 내려받는 대신 debootstrap이 같은 Debian을 만들고, 나머지는 buildah가
 # Dockerfile의 줄을 그대로 실행한다. NGC의 바탕은 만들 수 없으므로 그 모양만 흉내 낸다: 1000번 사용자 ubuntu, PIP_CONSTRAINT,
-# 시스템에 깔린 PyTorch(CPU용). 그러므로 lab은 단계가 맞는지만 보여 주고 GPU에 대해서는 아무것도 말하지 않는다.
+# 시스템에 깔린 PyTorch(CPU용). 그러므로 단계가 맞는지만 보여 주고 GPU와 Triton에 대해서는 아무것도 말하지 않는다.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 kind=$1 work=$2
@@ -31,11 +31,15 @@ if [ "$kind" = cpu ]; then
     exit
 fi
 
-buildah build --pull-never --tag "nvcr.io/nvidia/pytorch:$ngc" "$@" --file - . <<FAKE
+base=nvcr.io/nvidia/$([ "$kind" = lab ] && echo pytorch || echo tritonserver):$ngc
+if ! buildah inspect --type image "$base" > /dev/null 2>&1; then
+    packages=$([ "$kind" = lab ] && echo "torch==2.13.0 numpy==2.1.3" || echo numpy==2.1.3)
+    buildah build --pull-never --tag "$base" "$@" --file - . <<FAKE
 FROM $debian
 ENV PIP_CONSTRAINT=/etc/pip/constraint.txt
 RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates python3-pip && useradd --create-home --uid 1000 ubuntu
-RUN PIP_CONSTRAINT= python3 -m pip install --break-system-packages --no-cache-dir torch==2.13.0 numpy==2.1.3 \\
+RUN PIP_CONSTRAINT= python3 -m pip install --break-system-packages --no-cache-dir --no-compile $packages \\
     && mkdir /etc/pip && echo numpy==2.1.3 > /etc/pip/constraint.txt
 FAKE
-buildah build --pull-never --tag llm-workshop:ngc --target lab --file docker/Dockerfile.ngc "$@" .
+fi
+buildah build --pull-never --tag "llm-workshop:$kind" --target "$kind" --file docker/Dockerfile.ngc "$@" .

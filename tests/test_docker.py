@@ -193,7 +193,7 @@ def test_the_course_images_are_korean_and_keep_their_pytorch(name):
     if name == "Dockerfile":
         assert "download.pytorch.org/whl/cpu" in " ".join(lab.all("ARG"))
     else:
-        assert "--system-site-packages" in runs and "PIP_CONSTRAINT= " in " ".join(lab.all("ENV"))
+        assert "--system-site-packages" in runs and "--ignore-installed" in runs and "PIP_CONSTRAINT= " in " ".join(lab.all("ENV"))
         assert not any("torch" in words for words in commands(runs) if "pip" in words)
 
 
