@@ -157,9 +157,11 @@ def test_the_token_files_open(home, module):
 # ---------------------------------------------------------------------------------------------- runs
 
 
-def run(folder, name):
+def run(home, name):
     """The training log of a recipe, run by torchrun in two processes on the CPU; its folder of checkpoints."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    workspace, folder = home
+    places = {"WORKSHOP_HOME": str(workspace.home), "WORKSHOP_RECIPES": str(folder)}
+    environment = os.environ | places | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SHIM),
                str(folder / "automodel" / f"{name}.yaml"), "--dist_env.backend", "gloo"]  # fmt: skip
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
@@ -174,7 +176,7 @@ def test_pretraining_runs_and_leaves_a_hugging_face_folder(home):
     import torch
     from transformers import AutoModelForCausalLM
 
-    log, out = run(home[1], "pretrain")
+    log, out = run(home, "pretrain")
     assert len(log) == home[0].profile.base_model.steps
     assert log[-1]["loss"] < log[0]["loss"] - 1
     [*_, check] = [json.loads(line) for line in (out / "validation.jsonl").read_text("utf-8").splitlines()]
@@ -189,7 +191,7 @@ def test_the_classifiers_lora_runs_and_its_head_learns(home):
     tool("nemo_automodel")
     from safetensors import safe_open
 
-    log, out = run(home[1], "classify_lora")
+    log, out = run(home, "classify_lora")
     assert len(log) == home[0].profile.task_model.bundled_rows // home[0].profile.task_model.batch_size
     names = [name for path in out.rglob("*.safetensors") for name in safe_open(path, "np").keys()]  # noqa: SIM118
     assert any("q_proj.lora_A" in name for name in names) and any("score.lora_B" in name for name in names)
@@ -198,5 +200,5 @@ def test_the_classifiers_lora_runs_and_its_head_learns(home):
 @pytest.mark.slow
 def test_chat_lora_runs(home):
     tool("nemo_automodel")
-    log, _ = run(home[1], "chat_lora")
+    log, _ = run(home, "chat_lora")
     assert log[-1]["loss"] < log[0]["loss"]
