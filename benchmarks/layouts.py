@@ -55,10 +55,13 @@ def main() -> None:
         print("| 학습 | 첫 손실 | 중간 | 마지막 | 한 프로세스와 가장 먼 단계의 차이 |\n|---|---:|---:|---:|---:|")
         half = options.steps // 2
         for optimizer in ("adamw", "muon"):
-            settings = json.dumps({"steps": options.steps, "optimizer": optimizer, "checkpoint_every": half})
-            command = ["workshop_lib.pretraining", folder / "train.bin", "RECORD", "--settings", settings]
+            settings = {"steps": options.steps, "optimizer": optimizer, "checkpoint_every": half}
+            yardstick = ["workshop_lib.pretraining", folder / "train.bin", "RECORD", "--settings"]
+            yardstick += [json.dumps(settings | {"accumulation": 2})]
+            command = [*yardstick[:-1], json.dumps(settings)]
             one = losses(folder, "one", *command)
             row(f"사전학습, {optimizer}, 한 프로세스", one, one)
+            row(f"사전학습, {optimizer}, 한 프로세스가 배치를 둘로 나누어(자)", losses(folder, "one", *yardstick), one)
             row(f"사전학습, {optimizer}, DDP 2", losses(folder, "ddp", *command), one)
             row(f"사전학습, {optimizer}, FSDP2 2", losses(folder, "fsdp", *command), one)
         for kind, checkpoint in (("파일", folder / "checkpoint.pt"), ("폴더", folder / "checkpoint")):
