@@ -98,11 +98,15 @@ def _write_tokens(workspace: Workspace, folder: Path) -> None:
 def _write_classifier(workspace: Workspace, folder: Path) -> None:
     """The base model with a new head for the two labels: where the LoRA of week 6 starts."""
     from transformers import AutoTokenizer
+    from transformers.utils import logging as messages
 
     from workshop_lib.classification import classifier, save_classifier
 
-    base = workspace.path("base_model")
+    base, bar = workspace.path("base_model"), messages.is_progress_bar_enabled()
+    messages.disable_progress_bar()
     save_classifier(classifier(base, workspace.profile.seed), AutoTokenizer.from_pretrained(base), folder)
+    if bar:
+        messages.enable_progress_bar()
 
 
 def readme(found: Iterable[Recipe], profile: str, missing: Iterable[Missing] = ()) -> str:
