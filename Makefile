@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Idle threads that spin slow a busy machine down several times.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: env course test lab lock notebooks clean
+.PHONY: env course test test-nvidia lab lock notebooks clean
 env: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -24,6 +24,23 @@ test: env
 	$(BIN)/pytest -q tests
 	$(BIN)/pytest -q --nbval --nbval-current-env --nbval-cell-timeout=600 solutions notebooks
 
+# Optional: NeMo Curator, NeMo Run and their kind in an environment of their own (Linux, Python 3.11-3.13, 2 GB with a CPU torch).
+NVIDIA ?= .venv-nvidia
+
+test-nvidia: $(NVIDIA)/ready
+	$(NVIDIA)/bin/python -m pytest -q -m nvidia tests/nvidia
+
+RECIPES := $(wildcard tests/nvidia/requirements-recipes.txt)
+
+$(NVIDIA)/ready: tests/nvidia/requirements.txt tests/nvidia/constraints.txt $(RECIPES)
+	$(PYTHON) -m venv $(NVIDIA)
+	$(NVIDIA)/bin/python -m pip install --quiet --upgrade pip
+	$(NVIDIA)/bin/python -m pip install --quiet $$(grep '^torch==' $<)
+	$(NVIDIA)/bin/python -m pip install --quiet --requirement $< --constraint tests/nvidia/constraints.txt
+	$(if $(RECIPES),$(NVIDIA)/bin/python -m pip install --quiet --no-deps --requirement $(RECIPES))
+	$(NVIDIA)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
 lab: env
 	JUPYTER_CONFIG_PATH=$(CURDIR)/jupyter $(BIN)/jupyter lab $(LAB) notebooks/week01_setup.ipynb
 
@@ -36,4 +53,4 @@ lock:
 		--custom-compile-command 'make lock' --output-file constraints.txt
 
 clean:
-	rm -rf runs .venv
+	rm -rf runs .venv $(NVIDIA)

@@ -540,6 +540,23 @@ def test_many_processes_write_the_same_bytes_as_one(tmp_path):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
 
+def test_another_engine_writes_the_same_bytes(tmp_path):
+    asked = []
+
+    def engine(documents, tools, processes):
+        asked.append(processes)
+        documents = list(documents)
+        for start in range(0, len(documents), 7):
+            yield pipeline.clean_chunk(documents[start : start + 7], tools)
+
+    for name, how in (("own", {}), ("other", {"engine": engine})):
+        (tmp_path / name).mkdir()
+        cleaning.clean_corpus(_documents(60), _documents(5), tmp_path / name, _tools(), processes=1, **OPTIONS, **how)
+    for name in ("train.jsonl", "validation.jsonl", "rejected.jsonl"):
+        assert (tmp_path / "own" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+    assert asked == [1, 1]
+
+
 def test_an_error_in_a_worker_names_the_document_and_ends_the_others():
     broken = {"id": "나쁜-문서", "source": "x", "text": 3}
     stream = itertools.chain(_documents(700), [broken], _documents(10**9))  # endless, were it not for the error

@@ -63,3 +63,26 @@ def test_the_hub_is_not_tried_when_the_user_said_offline(monkeypatch):
         environment.online()
     monkeypatch.setattr(environment.socket, "create_connection", lambda *_, **__: (_ for _ in ()).throw(OSError("no route")))
     assert environment.online() is False
+
+
+def test_a_package_of_the_nvidia_environment_is_found(monkeypatch, tmp_path):
+    find = environment._nvidia("no-such-package")
+    monkeypatch.setattr(environment, "BESIDE", tmp_path / ".venv-nvidia")
+    assert find() is None
+    info = tmp_path / ".venv-nvidia/lib/python3.11/site-packages/no_such_package-1.2.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: no-such-package\nVersion: 1.2\n")
+    assert find() == "1.2 (.venv-nvidia)"
+
+
+def test_nemo_rl_is_a_checkout(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORKSHOP_NEMO_RL", str(tmp_path))
+    assert environment._nemo_rl() is None
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "run_dpo.py").touch()
+    assert environment._nemo_rl() == str(tmp_path)
+
+
+def test_each_missing_tool_of_nvidia_comes_with_one_command():
+    rows = [tool for tool in environment.TOOLS if tool.group == "NVIDIA" or tool.name in ("vLLM", "TensorRT-LLM")]
+    assert len(rows) == 8 and all(tool.get.count("`") == 2 for tool in rows)

@@ -21,3 +21,9 @@ def test_a_process_started_by_a_test_cannot_reach_the_network():
 def test_loopback_stays_open():
     with socket.create_server(("127.0.0.1", 0)) as server:
         socket.create_connection(server.getsockname(), timeout=1).close()
+
+
+def test_the_machines_own_address_stays_open():
+    import sitecustomize
+
+    assert sitecustomize._own("127.0.0.1") and not sitecustomize._own("192.0.2.1")

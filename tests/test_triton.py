@@ -210,25 +210,6 @@ def test_a_broken_repository_is_said_with_tritons_words(made, tmp_path):
         triton.start(tmp_path / "broken", patience=60)
 
 
-def test_the_launch_files_name_what_the_exports_write():
-    import yaml
-
-    from workshop_lib.workspace import REPOSITORY
-
-    folder = REPOSITORY / "docker" / "serve"
-    services = yaml.safe_load((folder / "compose.yaml").read_text(encoding="utf-8"))["services"]
-    assert set(services) == {"triton", "vllm", "tensorrt-llm"}
-    for name, service in services.items():
-        assert service["profiles"] == [name] and all(port.startswith("127.0.0.1:") for port in service["ports"])
-        assert ("deploy" in service) == (name != "triton")  # Triton runs on the CPU
-    assert "${REPOSITORY:-" in services["triton"]["volumes"][0] and "${MODEL:-" in services["vllm"]["volumes"][0]
-    assert f"${{NAME:-{triton.MODEL}}}" in " ".join(services["vllm"]["command"])
-    mounted = services["tensorrt-llm"]["volumes"][1].split(":")[0]
-    assert "kv_cache_config" in yaml.safe_load((folder / mounted).read_text(encoding="utf-8"))
-    said = (folder / "README.md").read_text(encoding="utf-8")
-    assert all(f"--profile {name} up" in said for name in services) and f"/v2/models/{triton.MODEL}/generate" in said
-
-
 def test_doctor_knows_the_tools_of_deployment(monkeypatch, tmp_path):
     from workshop_lib.environment import doctor
 

@@ -19,6 +19,7 @@ Notable choices
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,13 +27,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workshop_lib import WorkshopError
 from workshop_lib.architectures.transformer import Transformer
 from workshop_lib.belief import Difference, bootstrap_interval
 from workshop_lib.corpora import desk
 from workshop_lib.decoding import distinct_n
+from workshop_lib.distributed import gathered, mean, seat, spread
 from workshop_lib.engine import end_tokens
 from workshop_lib.objectives import dpo_loss, judged, masked_mean
 from workshop_lib.optimization import optimizers, schedule, take_step
@@ -60,24 +62,43 @@ class Training(OptimizerSettings):
 
 def finetune_chat(
     model: Transformer, chats: Sequence[Chat], training: Training, seed: int = 0, pad: int = 0,
-    watch: Callable[[int], dict] | None = None, every: int = 50,
+    watch: Callable[[int], dict] | None = None, every: int = 50, layout: str = "ddp",
 ) -> list[dict]:  # fmt: skip
     """Supervised fine-tuning in place, loss on the assistant's tokens only. Returns a row {"step", "loss", "seconds", …} a step.
 
     chats: (ids, mask) each. `watch(step)`: further numbers, asked before the first step, every `every` steps and after the last.
-    Raises WorkshopError without chats, or when the loss is no longer finite.
+    layout: how several processes share a batch (`distributed.spread`); one process's share is every ranks-th row.
+    Raises WorkshopError without chats, with fewer rows in a batch than processes, or when the loss is no longer finite.
     """
+    rank, ranks = seat()
+    if training.batch < ranks:
+        raise WorkshopError(f"배치 {training.batch}줄로는 프로세스 {ranks}개가 나눌 수 없다. 배치를 늘린다.")
+    network = spread(model, layout, Answers(model))
 
     def loss(rows: list[int]) -> tuple[Tensor, dict]:
-        return _chats_loss(model, [chats[row] for row in rows], pad), {}
+        share, tokens = [chats[row] for row in rows[rank::ranks]], [sum(chats[row][1][1:]) for row in rows]
+        # Processes are averaged as equals, but one may have more of the assistant's tokens than another.
+        return _chats_loss(network, share, pad) * (sum(tokens[rank::ranks]) * ranks / sum(tokens)), {}
 
     return _train(model, [len(ids) for ids, _ in chats], loss, training, seed, watch, every)
 
 
-def _chats_loss(model: Transformer, chats: Sequence[Chat], pad: int) -> Tensor:
+class Answers(nn.Module):
+    """`answer_log_probs` as a module: gradients are exchanged where a module is called."""
+
+    def __init__(self, model: Transformer):
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """ids, mask: (batch, length) to (batch, length - 1)."""
+        return answer_log_probs(self.model, ids, mask)
+
+
+def _chats_loss(answers: Callable[[Tensor, Tensor], Tensor], chats: Sequence[Chat], pad: int) -> Tensor:
     """`objectives.sft_loss` of a batch of conversations."""
     batch = chat_batch(chats, pad)
-    found = answer_log_probs(model, batch["input_ids"], batch["completion_mask"])
+    found = answers(batch["input_ids"], batch["completion_mask"])
     return -masked_mean(found, judged(batch["completion_mask"]).to(found.device))
 
 
@@ -107,7 +128,7 @@ def train_dpo(
                     "rejected": (rejected - before[1]).mean()}  # fmt: skip
             seen = {name: float(number) for name, number in seen.items()}
         if remembered:
-            again = _chats_loss(model, [replay[row] for row in next(remembered)], pad)
+            again = _chats_loss(Answers(model), [replay[row] for row in next(remembered)], pad)
             value, seen["replay"] = value + replay_weight * again, float(again.detach())
         return value, seen
 
@@ -127,15 +148,20 @@ def _train(
         extra = {}
         if watch and step % every == 0:
             since = time.process_time()
-            extra, watched = watch(step), watched + time.process_time() - since
+            with gathered(model):
+                extra = watch(step)
+            watched += time.process_time() - since
         value, seen = loss(next(order))
-        if not torch.isfinite(value):
-            raise WorkshopError(f"{step + 1}번째 단계에서 손실이 {value.item()}이 되었다. 학습률 {training.learning_rate:g}을(를) 낮춘다.")
+        found = float(mean(value.detach().clone()))
+        if not math.isfinite(found):
+            raise WorkshopError(f"{step + 1}번째 단계에서 손실이 {found}이 되었다. 학습률 {training.learning_rate:g}을(를) 낮춘다.")
         value.backward()
         take_step(model, steppers, training.clip, schedule(step, training))
-        rows.append({"step": step, "loss": float(value.detach()), "seconds": time.process_time() - start - watched} | seen | extra)
+        rows.append({"step": step, "loss": found, "seconds": time.process_time() - start - watched} | seen | extra)
     if watch:
-        rows.append({"step": training.steps, "seconds": time.process_time() - start - watched} | watch(training.steps))
+        spent = time.process_time() - start - watched
+        with gathered(model):
+            rows.append({"step": training.steps, "seconds": spent} | watch(training.steps))
     return rows
 
 
@@ -169,7 +195,7 @@ def answer_log_probs(model: Transformer, ids: Tensor, mask: Tensor) -> Tensor:
     """
     device = model.lm_head.weight.device
     ids, wanted = ids.to(device), judged(mask).to(device)
-    logits = model.lm_head(model.hidden(ids[:, :-1])[wanted])  # (tokens that count, vocabulary)
+    logits = model.logits_at(ids[:, :-1], wanted)  # (tokens that count, vocabulary)
     found = logits.float().log_softmax(-1).gather(-1, ids[:, 1:][wanted][:, None])[:, 0]
     return found.new_zeros(wanted.shape).masked_scatter(wanted, found)
 

@@ -1,8 +1,18 @@
-"""Training state that survives a kill at any moment, and the finished model as a Hugging Face folder."""
+"""Training state that survives a kill at any moment, and the finished model as a Hugging Face folder.
+
+What is saved knows nothing of the layout it was trained in (`distributed`): written by two processes it goes on in one, or in three. Under
+torchrun every process calls these functions together. A checkpoint is
+
+    a file    one with an ending (checkpoint.pt): whole tensors, which the first process gathers and writes
+    a folder  one without (checkpoint/): every process writes its part, by torch.distributed.checkpoint; for models too large to gather
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +22,7 @@ from torch import nn
 
 from workshop_lib import WorkshopError
 from workshop_lib.architectures.transformer import Transformer, TransformerConfig
+from workshop_lib.distributed import parted, scatter, seat, whole
 
 if TYPE_CHECKING:
     from workshop_lib.pretraining import Run
@@ -19,13 +30,17 @@ if TYPE_CHECKING:
 
 def save_checkpoint(path: Path, model: nn.Module, steppers: list, run: Run, identity: dict) -> None:
     """Write to a temporary file, flush it to the disk, rename: a reader sees the old checkpoint or the new one, never half."""
+    if not path.suffix:
+        return _save_parts(path, model, steppers, run, identity)
     partial = path.with_name(path.name + ".partial")
     state = {
-        "model": model.state_dict(),
-        "optimizers": [stepper.state_dict() for stepper in steppers],
+        "model": whole(model.state_dict()),
+        "optimizers": whole([stepper.state_dict() for stepper in steppers]),
         "run": asdict(run),
         "identity": identity,
     }
+    if seat()[0] > 0:
+        return
     try:
         with partial.open("wb") as file:
             torch.save(state, file)
@@ -43,20 +58,88 @@ def save_checkpoint(path: Path, model: nn.Module, steppers: list, run: Run, iden
 def load_checkpoint(path: Path, model: nn.Module, steppers: list, identity: dict) -> dict:
     """Put model and optimisers back to where a run stood; returns the fields of its `Run`.
 
+    Of a folder without a finished checkpoint nothing is read, and the fields are none: the run begins.
     Raises WorkshopError for a file of another run or a broken one.
     """
+    if not path.suffix:
+        return _load_parts(path, model, steppers, identity)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises a dozen kinds for a damaged file
         raise WorkshopError(f"체크포인트 {path}을(를) 읽을 수 없다({error}). 파일을 지우고 처음부터 학습한다.") from error
-    differing = [key for key in identity if state["identity"].get(key) != identity[key]]
-    if differing:
-        changes = ", ".join(f"{key}: {state['identity'].get(key)} → {identity[key]}" for key in differing)
-        raise WorkshopError(f"체크포인트 {path}은(는) 다른 설정으로 학습한 것이다({changes}). 설정을 되돌리거나 파일을 지운다.")
-    model.load_state_dict(state["model"])
+    _check_identity(path, state["identity"], identity)
+    current = model.state_dict()
+    model.load_state_dict({name: parted(value, current[name]) if name in current else value for name, value in state["model"].items()})
     for stepper, saved in zip(steppers, state["optimizers"]):
+        parameters = [parameter for group in stepper.param_groups for parameter in group["params"]]
+        for number, values in saved["state"].items():
+            saved["state"][number] = {name: parted(value, parameters[number]) for name, value in values.items()}
         stepper.load_state_dict(saved)
     return state["run"]
+
+
+def _check_identity(path: Path, written: dict, identity: dict) -> None:
+    changes = [f"{key}: {written.get(key)} → {value}" for key, value in identity.items() if written.get(key) != value]
+    if changes:
+        raise WorkshopError(
+            f"체크포인트 {path}은(는) 다른 설정으로 학습한 것이다({', '.join(changes)}). 설정을 되돌리거나 {path.name}을(를) 지운다."
+        )
+
+
+def _save_parts(path: Path, model: nn.Module, steppers: list, run: Run, identity: dict) -> None:
+    """A folder a step; its run.json comes last, and says that the rest is there. Then the older ones go."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    folder = path / f"{run.step:08d}"
+    scatter(model)  # or its outermost parameters would not be those that the optimisers know
+    weights, states = get_state_dict(model, steppers)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # that there is one process
+            dcp.save({"model": weights, "optimizers": states}, checkpoint_id=folder, no_dist=seat()[1] == 1)
+        if seat()[0] > 0:
+            return
+        with (folder / "run.partial").open("w", encoding="utf-8") as file:
+            json.dump({"run": asdict(run), "identity": identity}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(folder / "run.partial", folder / "run.json")
+    except (OSError, RuntimeError, dcp.CheckpointException) as error:
+        raise WorkshopError(
+            f"체크포인트 {folder}을(를) 쓸 수 없다({_reason(error)}). 디스크의 남은 공간과 쓰기 권한을 확인한다. 이전 체크포인트는 그대로 있다."
+        ) from error
+    for other in path.iterdir():
+        if other != folder and other.name.isdigit():
+            shutil.rmtree(other)
+
+
+def _load_parts(path: Path, model: nn.Module, steppers: list, identity: dict) -> dict:
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    finished = sorted(path.glob("*/run.json"))
+    if not finished:
+        return {}
+    folder = finished[-1].parent
+    try:
+        written = json.loads(finished[-1].read_text(encoding="utf-8"))
+        _check_identity(path, written["identity"], json.loads(json.dumps(identity)))
+        weights, states = get_state_dict(model, steppers)
+        state = {"model": weights, "optimizers": states}
+        with warnings.catch_warnings(action="ignore"):
+            dcp.load(state, checkpoint_id=folder, no_dist=seat()[1] == 1)
+        set_state_dict(model, steppers, model_state_dict=state["model"], optim_state_dict=state["optimizers"])
+    except WorkshopError:
+        raise
+    except (Exception, dcp.CheckpointException) as error:  # as for a file
+        raise WorkshopError(f"체크포인트 {folder}을(를) 읽을 수 없다({_reason(error)}). 폴더를 지우고 처음부터 학습한다.") from error
+    return written["run"]
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, without the traces that a CheckpointException carries for each process."""
+    causes = [cause for cause, _ in error.failures.values()] if hasattr(error, "failures") else [error]
+    return ", ".join(dict.fromkeys(f"{type(cause).__name__} {cause}".strip() for cause in causes))
 
 
 def save_model(model: Transformer, tokenizer, folder: Path) -> None:
@@ -64,12 +147,14 @@ def save_model(model: Transformer, tokenizer, folder: Path) -> None:
     from safetensors.torch import save_file
     from transformers import GenerationConfig
 
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in whole(model.state_dict()).items() if weight is not None}
+    if seat()[0] > 0:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     config = model.config.to_hf(**special, architectures=["LlamaForCausalLM"], dtype="float32")
     config.save_pretrained(folder)
     GenerationConfig(**special, do_sample=True, temperature=0.8, top_k=50).save_pretrained(folder)
-    weights = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         del weights["lm_head.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -83,6 +168,8 @@ def save_instruct(model: Transformer, tokenizer, folder: Path) -> None:
     from workshop_lib.engine import end_tokens
 
     save_model(model, tokenizer, folder)
+    if seat()[0] > 0:
+        return
     generation = GenerationConfig.from_pretrained(folder)
     generation.eos_token_id = sorted(end_tokens(tokenizer), key=lambda token: token == tokenizer.eos_token_id)
     generation.save_pretrained(folder)

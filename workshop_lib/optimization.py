@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from workshop_lib import WorkshopError
+from workshop_lib.distributed import by_matrix, own
 
 TABLES = ("A_log",)  # parameters of two axes that multiply nothing as a matrix: a rate for each channel and state
 
@@ -58,7 +60,8 @@ def clip_by_global_norm(gradients: Sequence[Tensor], limit: float) -> float:
 
     Pascanu et al. 2013, algorithm 1. The direction stays; only the length changes.
     """
-    norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])))
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+    norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # of sharded gradients: over all processes
     if norm > limit:
         for gradient in gradients:
             gradient.mul_(limit / norm)
@@ -93,12 +96,17 @@ def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
     return x.transpose(1, 2) if tall else x
 
 
+def _all_orthogonalized(stack: Tensor, steps: int) -> Tensor:
+    return orthogonalized(stack.flatten(0, -3), steps).view(stack.shape)  # a stack of stacks is a longer stack
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum, made orthogonal (Jordan et al. 2024), for the weight matrices inside the blocks.
 
     The update is scaled by 0.2 · √(longer side), which gives it AdamW's size, so that one learning rate serves both
     (Liu et al. 2025, Moonlight). torch.optim.Muon does its products in bf16, which most CPUs do slowly: this one keeps float32
     and takes all matrices of one shape together. A parameter of three axes is a stack of matrices (a mixture's experts).
+    Sharded parameters (FSDP2): momentum stays sharded; for the products each matrix is brought together in one process.
     """
 
     def __init__(self, parameters, lr: float, weight_decay: float = 0.1, momentum: float = 0.95, iterations: int = 5):
@@ -118,13 +126,13 @@ class Muon(torch.optim.Optimizer):
                     state = self.state[parameter]
                     if not state:
                         state["momentum"] = torch.zeros_like(parameter)
-                    momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                    pushes.append(parameter.grad.lerp(momentum, group["momentum"]))  # Nesterov
-                matrices = torch.stack(pushes).flatten(0, -3)  # a stack of stacks is a longer stack
-                updates = orthogonalized(matrices, group["iterations"]).view(len(pushes), *shape)
+                    gradient = own(parameter.grad)
+                    momentum = own(state["momentum"]).lerp_(gradient, 1 - group["momentum"])
+                    pushes.append(gradient.lerp(momentum, group["momentum"]))  # Nesterov
+                updates = by_matrix(torch.stack(pushes), parameters[0], partial(_all_orthogonalized, steps=group["iterations"]))
                 for parameter, update in zip(parameters, updates):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(update, alpha=-group["lr"] * 0.2 * max(shape[-2:]) ** 0.5)
+                    own(parameter).mul_(1 - group["lr"] * group["weight_decay"])
+                    own(parameter).add_(update, alpha=-group["lr"] * 0.2 * max(shape[-2:]) ** 0.5)
 
 
 def optimizers(model: nn.Module, settings) -> list[torch.optim.Optimizer]:

@@ -20,6 +20,7 @@ Notable choices
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,8 +33,11 @@ from workshop_lib.alignment_report import ANSWER_TOKENS, before_after, dpo_metri
 from workshop_lib.architectures.transformer import Transformer
 from workshop_lib.checkpoints import load_model, save_instruct
 from workshop_lib.corpora import desk
+from workshop_lib.corpora.reading import read_json_lines
+from workshop_lib.distributed import LAYOUTS, joined, seat
 from workshop_lib.engine import end_tokens
 from workshop_lib.preferences import EncodedPair, encode_chat, encode_pair, read_pairs
+from workshop_lib.profile import get_profile
 from workshop_lib.reinforcement import (
     ReinforcementSettings,
     RewardModelSettings,
@@ -288,3 +292,37 @@ def save_scorer(scorer: Scorer, like: Transformer, tokenizer, folder: Path) -> N
     weights = {name: weight.detach().cpu().contiguous() for name, weight in scorer.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """SFT of a saved model on a file of conversations; under `torchrun` in several processes.
+
+        torchrun --nproc_per_node 2 -m workshop_lib.posttraining base_model chats.jsonl record.json --layout fsdp --model chat_model
+    """
+    import argparse
+
+    from transformers import AutoTokenizer
+
+    parser = argparse.ArgumentParser(description="저장된 모델에 대화를 가르치고(SFT) 단계마다의 손실을 남긴다. torchrun 아래에서도 돈다.")
+    parser.add_argument("base", type=Path, help="모델과 토크나이저 폴더")
+    parser.add_argument("chats", type=Path, help='대화 파일(.jsonl). 한 줄에 {"messages": [...]} 하나')
+    parser.add_argument("record", type=Path, help="손실을 적을 JSON 파일")
+    parser.add_argument("--settings", type=json.loads, default={}, help="프로필에서 바꿀 설정(JSON): steps, batch, learning_rate 등")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layout", choices=LAYOUTS, default="ddp", help="여러 프로세스가 모델을 나누는 방식")
+    parser.add_argument("--model", type=Path, help="다 배운 모델을 쓸 폴더")
+    chosen = parser.parse_args(arguments)
+    training = replace(supervised(get_profile().alignment), **chosen.settings)
+    tokenizer = AutoTokenizer.from_pretrained(chosen.base)
+    chats = [encode_chat(row["messages"], tokenizer) for _, row in read_json_lines(chosen.chats)]
+    with joined():
+        model = load_model(chosen.base).to("cuda" if torch.cuda.is_available() else "cpu")
+        rows = finetune_chat(model.train(), chats, training, chosen.seed, tokenizer.pad_token_id, layout=chosen.layout)
+        if chosen.model:
+            save_instruct(model, tokenizer, chosen.model)
+        if seat()[0] == 0:
+            chosen.record.write_text(json.dumps({"losses": [row["loss"] for row in rows]}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -6,14 +6,13 @@ Notable choices
 - A batch is a function of seed and step, and nothing else is random: a run that was killed and goes on from its
   checkpoint ends in the same weights, bit for bit, on the same machine.
 - Bits per character are measured over whole held-out documents, on the same targets as the n-gram baselines.
-- Under `torchrun` the same function trains with DistributedDataParallel; the global batch stays the same.
+- Under `torchrun` the same function trains with DistributedDataParallel or FSDP2 (`distributed`); the global batch stays the same.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -22,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workshop_lib import WorkshopError, display, ngram
 from workshop_lib.architectures.transformer import Transformer, TransformerConfig, generate
 from workshop_lib.checkpoints import load_checkpoint, save_checkpoint, save_model
+from workshop_lib.distributed import LAYOUTS, gathered, joined, mean, seat, spread
 from workshop_lib.ngram import bits_per_char
 from workshop_lib.optimization import clip_by_global_norm, optimizers, schedule, set_learning_rate
 from workshop_lib.packing import IGNORE, Batches, Validation, encode, open_packed, pack, read_documents, validation_windows
@@ -61,23 +60,27 @@ def train(
     sample: Callable[[nn.Module], list[str]] | None = None,
     progress: bool = True,
     peak: float | None = None,
+    layout: str = "ddp",
 ) -> Run:
     """Train `model` on a stream of token ids for `settings.steps` steps.
 
-    tokens: (tokens,) ids. `validation`: measured every `evaluate_every` steps and at the end. `checkpoint`: a file; when it
-    exists the run goes on from it. `stop`: return before this step, as an interruption would. `sample`: called
+    tokens: (tokens,) ids. `validation`: measured every `evaluate_every` steps and at the end. `checkpoint`: a file, or a folder
+    (`checkpoints`); when it exists the run goes on from it. `stop`: return before this step, as an interruption would. `sample`: called
     every `sample_every` steps, returns texts. `peak`: the machine's operations a second where they are known; None: measured here.
-    Raises WorkshopError when the corpus is shorter than one context, when the loss is no longer a number, or when the
-    checkpoint belongs to another run.
+    `layout`: how several processes share the work (`distributed.spread`); a checkpoint goes on in any of them.
+    Raises WorkshopError when the corpus is shorter than one context, when the processes cannot share a batch evenly, when the loss is no
+    longer a number, or when the checkpoint belongs to another run.
     """
     device = next(model.parameters()).device
-    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, ranks = seat()
+    if settings.batch_size % ranks:
+        raise WorkshopError(f"배치 {settings.batch_size}줄을 프로세스 {ranks}개가 고르게 나눌 수 없다. 배치를 {ranks}의 배수로 고른다.")
+    network = _network(model, settings, layout)
     batches = Batches(tokens, settings.context, settings.batch_size, seed)
     steppers, run = optimizers(model, settings), Run()
     identity = asdict(settings) | {"seed": seed, "corpus_tokens": len(tokens)}
     if checkpoint is not None and checkpoint.exists():
         run = Run(**load_checkpoint(checkpoint, model, steppers, identity))
-    network = _wrapped(model, settings, ranks)
     parameters = [p for p in model.parameters() if p.requires_grad]
     best, flops = peak or matmul_peak(settings), flops_per_token(model, settings.context)
     bar = display.progress(total=settings.steps, initial=run.step, desc="사전학습", disable=not (progress and rank == 0))
@@ -104,8 +107,9 @@ def train(
                 best = peak or max(best, matmul_peak(settings))  # on a machine that others use too, the best moment is the peak
                 run.history.append(_measure(run, model, settings, validation, flops, best))
             if sample is not None and (last or run.step % settings.sample_every == 0):
-                run.samples += [{"step": run.step, "text": text} for text in sample(model)]
-            if checkpoint is not None and rank == 0 and (last or run.step % settings.checkpoint_every == 0):
+                with gathered(model):
+                    run.samples += [{"step": run.step, "text": text} for text in sample(model)]
+            if checkpoint is not None and (last or run.step % settings.checkpoint_every == 0):
                 save_checkpoint(checkpoint, model, steppers, run, identity)
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
@@ -125,10 +129,7 @@ def _accumulate(network: nn.Module, inputs: Tensor, targets: Tensor, settings) -
             loss = network(x, y) / parts  # divide, or accumulation becomes a larger learning rate
             loss.backward()
         total += loss.detach()
-    if dist.is_initialized():
-        dist.all_reduce(total)
-        total /= dist.get_world_size()
-    return float(total)
+    return float(mean(total))
 
 
 def _measure(run: Run, model: nn.Module, settings, validation: Validation | None, flops: float, peak: float) -> dict:
@@ -143,7 +144,7 @@ def _measure(run: Run, model: nn.Module, settings, validation: Validation | None
         "lr": run.rates[-1],
         "seconds": run.seconds,
         "tokens_per_s": speed,
-        "mfu": speed * flops / peak,
+        "mfu": speed * flops / (peak * seat()[1]),
     }
     return row | (evaluate(model, validation, settings) if validation is not None else {})
 
@@ -239,9 +240,12 @@ def complete(model: nn.Module, tokenizer, prompts: list[str], tokens: int = 80, 
     return texts
 
 
-def _wrapped(model: nn.Module, settings, ranks: int) -> nn.Module:
-    network = torch.compile(model) if settings.compile and can_compile() else model
-    return nn.parallel.DistributedDataParallel(network) if ranks > 1 else network
+def _network(model: nn.Module, settings, layout: str) -> nn.Module:
+    if not (settings.compile and can_compile()):
+        return spread(model, layout)
+    if layout == "fsdp":  # sharding changes the model itself, so it comes first
+        return torch.compile(spread(model, layout))
+    return spread(model, layout, torch.compile(model))
 
 
 def _autocast(device: torch.device, settings):
@@ -327,7 +331,7 @@ def baselines(tokens: np.ndarray, validation: Validation, vocab_size: int, order
 def main(arguments: list[str] | None = None) -> None:
     """Train on a token file and write the record; under `torchrun` with one process a device.
 
-        torchrun --nproc_per_node 2 -m workshop_lib.pretraining train.bin record.json --settings '{"steps": 20}'
+        torchrun --nproc_per_node 2 -m workshop_lib.pretraining train.bin record.json --layout fsdp --settings '{"steps": 20}'
     """
     import argparse
 
@@ -336,21 +340,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("record", type=Path, help="손실을 적을 JSON 파일")
     parser.add_argument("--settings", type=json.loads, default={}, help="프로필에서 바꿀 설정(JSON)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layout", choices=LAYOUTS, default="ddp", help="여러 프로세스가 모델을 나누는 방식")
+    parser.add_argument("--checkpoint", type=Path, help="이어서 학습할 체크포인트. 이름이 .pt로 끝나면 파일 하나, 끝이 없으면 폴더. "
+                        "다른 방식, 다른 프로세스 수로 쓴 것도 된다")
+    parser.add_argument("--stop", type=int, help="이 단계에서 멈춘다")
+    parser.add_argument("--model", type=Path, help="다 배운 모델을 쓸 폴더. --tokenizer와 함께 준다")
+    parser.add_argument("--tokenizer", type=Path, help="토큰 파일을 만든 토크나이저 폴더")
     chosen = parser.parse_args(arguments)
+    if (chosen.model is None) != (chosen.tokenizer is None):
+        parser.error("--model과 --tokenizer는 함께 준다")
     settings = replace(get_profile().base_model, **chosen.settings)
-    if "WORLD_SIZE" in os.environ:
-        gpu = torch.cuda.is_available()
-        if gpu:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if gpu else "gloo")
     packed = open_packed(chosen.tokens)
-    model = new_model(settings, packed.vocab_size, chosen.seed)
-    run = train(model, packed.array(), settings, chosen.seed)
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        record = {"losses": run.losses, "gradient_norms": run.gradient_norms, "seconds": run.seconds}
-        chosen.record.write_text(json.dumps(record), encoding="utf-8")
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    with joined():
+        model = new_model(settings, packed.vocab_size, chosen.seed)
+        run = train(model, packed.array(), settings, chosen.seed, checkpoint=chosen.checkpoint, stop=chosen.stop, layout=chosen.layout)
+        if chosen.model:
+            from transformers import AutoTokenizer
+
+            save_model(model, AutoTokenizer.from_pretrained(chosen.tokenizer), chosen.model)
+        if seat()[0] == 0:
+            record = {"losses": run.losses, "gradient_norms": run.gradient_norms, "seconds": run.seconds}
+            chosen.record.write_text(json.dumps(record), encoding="utf-8")
 
 
 if __name__ == "__main__":

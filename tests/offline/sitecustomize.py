@@ -13,9 +13,19 @@ def _local(host):
     if host in ("", "localhost", None) or isinstance(host, bytes):
         return host != b""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host).is_loopback or _own(host)
     except ValueError:
         return host == socket.gethostname()
+
+
+def _own(address):
+    """Is it this machine's? Only those can be bound. (Ray talks to itself over the machine's own address.)"""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
 def _guard(address):

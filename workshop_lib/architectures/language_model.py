@@ -40,6 +40,10 @@ class LanguageModel(nn.Module):
             return self.lm_head(x)
         return kernels.linear_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
 
+    def logits_at(self, input_ids: Tensor, where: Tensor) -> Tensor:
+        """Logits at some places only. input_ids: (batch, time); where: the like, booleans → (places, vocabulary), row by row."""
+        return self.lm_head(self.hidden(input_ids)[where])
+
     @torch.no_grad()
     def step(self, token: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Read one token of each row. token: (batch,) → logits of the next (batch, vocabulary), and the state after it.

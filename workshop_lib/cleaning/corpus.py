@@ -194,13 +194,13 @@ def measure(pages: list[dict], texts: Mapping[str, str], seen: Mapping[str, set[
     return metrics
 
 
-def build(job) -> dict[str, float]:
+def build(job, engine: pipeline.Engine = pipeline.clean_chunks) -> dict[str, float]:
     """Build function of the stage "corpus": writes train.jsonl, validation.jsonl, rejected.jsonl and DATASHEET.md.
 
-    Raises WorkshopError when nothing is left, or when the disk is full.
+    `engine`: what runs the per-document steps. Raises WorkshopError when nothing is left, or when the disk is full.
     """
     try:
-        return _build(job)
+        return _build(job, engine)
     except WorkshopError:
         raise
     except OSError as error:
@@ -209,7 +209,7 @@ def build(job) -> dict[str, float]:
                             "디스크 공간과 권한을 확인하고 다시 실행한다.") from error
 
 
-def _build(job) -> dict[str, float]:
+def _build(job, engine: pipeline.Engine) -> dict[str, float]:
     settings = job.settings
     skipped: list = []                                    # rows that could not even be read, each with file and line
     if job.data is None:
@@ -222,7 +222,7 @@ def _build(job) -> dict[str, float]:
         documents, validation = public.documents(job.data, skipped), public.validation_documents(job.data, skipped)
     tools = make_tools(settings, benchmark)
     report = pipeline.clean_corpus(documents, validation, job.out, tools, max_share=settings.max_share,
-                                   samples=settings.rejected_samples, seed=job.seed, **_options(settings))
+                                   samples=settings.rejected_samples, seed=job.seed, engine=engine, **_options(settings))
     report.skipped = sorted({str(skip) for skip in skipped})
     if report.skipped:
         print(f"읽지 못해 건너뛴 행이 {len(report.skipped):,}개 있다. 첫째는 {report.skipped[0]}")

@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -109,31 +109,54 @@ class Chunk:
 
 def clean_chunk(documents: list[Mapping], tools: Tools) -> Chunk:
     """All per-document steps, then the vectorised ones (classifier, MinHash) on the whole chunk at once."""
-    chunk = Chunk()
+    results = clean_documents(documents, tools.line_model)
+    judge_pages([result for result, document in zip(results, documents) if "raw" in document], tools.model)
+    keep_benchmarks_out(results, tools.benchmark, tools.benchmark_size)
+    chunk = Chunk([(document["id"], document["source"], result) for document, result in zip(documents, results)])
+    chunk.keys, chunk.signatures = fingerprints(results, tools.hashing)
+    shorten_rejected(results)
+    return chunk
+
+
+def clean_documents(documents: Iterable[Mapping], line_model: lines.LineModel | None = None) -> list[Cleaned]:
+    """`clean_document` for each. Raises WorkshopError naming the document that it failed on."""
+    results = []
     for document in documents:
         try:
-            result = clean_document(document, tools.line_model)
+            results.append(clean_document(document, line_model))
         except Exception as error:
             raise WorkshopError(f"문서 {document.get('id')}을(를) 정제하다 실패했다: {type(error).__name__}: {error}") from error
-        chunk.rows.append((document["id"], document["source"], result))
-    web = [result for (_, _, result), document in zip(chunk.rows, documents)
-           if result.reason is None and "raw" in document]
-    if tools.model and web:
-        # What it knows of bad texts it knows from web pages, so it judges web pages only.
-        for result, p in zip(web, tools.model.probability([result.text for result in web])):
-            if p < tools.model.threshold:
-                result.reason, result.detail = "low_quality", f"품질 확률 {p:.2f}"
-    for _, _, result in chunk.rows:
-        if result.reason is None and (gram := near_duplicates.contaminated(
-                result.text, tools.benchmark, tools.benchmark_size)):
+    return results
+
+
+def judge_pages(pages: Iterable[Cleaned], model: quality.QualityModel | None) -> None:
+    """Give those of the web pages that the classifier finds bad their reason. What it knows of bad texts it knows from web
+    pages, so it judges web pages only."""
+    waiting = [page for page in pages if page.reason is None]
+    if model and waiting:
+        for page, p in zip(waiting, model.probability([page.text for page in waiting])):
+            if p < model.threshold:
+                page.reason, page.detail = "low_quality", f"품질 확률 {p:.2f}"
+
+
+def keep_benchmarks_out(results: Iterable[Cleaned], benchmark: frozenset[str], size: int) -> None:
+    """Give those that share `size` words in a row with an evaluation item their reason."""
+    for result in results:
+        if result.reason is None and (gram := near_duplicates.contaminated(result.text, benchmark, size)):
             result.reason, result.detail = "benchmark", gram
-    texts = [result.text for _, _, result in chunk.rows if result.reason is None]
-    chunk.keys = [near_duplicates.content_key(text) for text in texts]
-    chunk.signatures = near_duplicates.minhash(texts, *tools.hashing)
-    for _, _, result in chunk.rows:
+
+
+def fingerprints(results: Iterable[Cleaned], hashing: tuple[np.ndarray, np.ndarray]) -> tuple[list[int], np.ndarray]:
+    """Content keys and MinHash signatures (kept, hashes) uint32 of the results that are still kept."""
+    texts = [result.text for result in results if result.reason is None]
+    return [near_duplicates.content_key(text) for text in texts], near_duplicates.minhash(texts, *hashing)
+
+
+def shorten_rejected(results: Iterable[Cleaned]) -> None:
+    """Rejected text travels back only as a sample."""
+    for result in results:
         if result.reason is not None:
-            result.text = result.text[:SAMPLE_CHARS]      # rejected text travels back only as a sample
-    return chunk
+            result.text = result.text[:SAMPLE_CHARS]
 
 
 # --- many processes -----------------------------------------------------------------------------------------
@@ -207,6 +230,9 @@ def clean_chunks(documents: Iterable[Mapping], tools: Tools, processes: int | No
         Path(path).unlink(missing_ok=True)
 
 
+Engine = Callable[[Iterable[Mapping], Tools, int | None], Iterator[Chunk]]     # documents, tools, processes -> chunks in order
+
+
 # --- the whole corpus ---------------------------------------------------------------------------------------
 
 
@@ -254,11 +280,12 @@ class _Rejected:
 
 def clean_corpus(documents: Iterable[Mapping], validation: Iterable[Mapping], out: Path, tools: Tools, *, bands: int,
                  rows: int, threshold: float, max_share: float = 1.0, samples: int = 200, seed: int = 0,
-                 processes: int | None = None) -> Report:
+                 processes: int | None = None, engine: Engine = clean_chunks) -> Report:
     """Clean `documents` into out/train.jsonl and `validation` into out/validation.jsonl; out/rejected.jsonl has samples.
 
     Nothing of validation stays in train, neither exactly nor nearly. Train is shuffled, validation keeps its order.
     Documents carrying `defects` are labelled; what was found on them comes back in `Report.seen`.
+    `engine` runs the per-document steps: `clean_chunks` here, another one on a cluster (`nvidia.curator`).
     """
     start = time.perf_counter()
     report = Report()
@@ -274,7 +301,7 @@ def clean_corpus(documents: Iterable[Mapping], validation: Iterable[Mapping], ou
         for_validation = replace(tools, benchmark=frozenset())
         validation_file = stack.enter_context((out / "validation.jsonl").open("w", encoding="utf-8"))
 
-        for identity, source, result, key, signature in _results(validation, for_validation, processes):
+        for identity, source, result, key, signature in _results(validation, for_validation, processes, engine):
             if result.reason is None and key not in seen_keys:
                 seen_keys[key] = (-1, identity)
                 signatures.append(signature)
@@ -287,7 +314,7 @@ def clean_corpus(documents: Iterable[Mapping], validation: Iterable[Mapping], ou
 
         labelled: set[str] = set()
         stream = _note_labelled(documents, labelled)
-        for identity, source, result, key, signature in _results(stream, tools, processes):
+        for identity, source, result, key, signature in _results(stream, tools, processes, engine):
             report.docs_in += 1
             report.changes.update(result.changes)
             source = group(source)
@@ -346,9 +373,9 @@ def group(source: str) -> str:
     return re.split(r"[/:]", source, maxsplit=1)[0]
 
 
-def _results(documents: Iterable[Mapping], tools: Tools, processes: int | None) -> Iterator[tuple]:
+def _results(documents: Iterable[Mapping], tools: Tools, processes: int | None, engine: Engine) -> Iterator[tuple]:
     """(id, source, Cleaned, key, signature) of every document in order; key and signature None for the rejected."""
-    with display.progress(desc="정제", unit="문서") as bar, contextlib.closing(clean_chunks(documents, tools, processes)) as chunks:
+    with display.progress(desc="정제", unit="문서") as bar, contextlib.closing(engine(documents, tools, processes)) as chunks:
         for chunk in chunks:
             number = 0
             for identity, source, result in chunk.rows:
