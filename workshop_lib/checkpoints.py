@@ -106,7 +106,8 @@ def _save_parts(path: Path, model: nn.Module, steppers: list, run: Run, identity
         os.replace(folder / "run.partial", folder / "run.json")
     except (OSError, RuntimeError, dcp.CheckpointException) as error:
         raise WorkshopError(
-            f"체크포인트 {folder}을(를) 쓸 수 없다({_reason(error)}). 디스크의 남은 공간과 쓰기 권한을 확인한다. 이전 체크포인트는 그대로 있다."
+            f"체크포인트 {folder}을(를) 쓸 수 없다({_reason(error)}). 디스크의 남은 공간과 쓰기 권한을 확인한다. "
+            "이전 체크포인트는 그대로 있다."
         ) from error
     for other in path.iterdir():
         if other != folder and other.name.isdigit():
