@@ -7,10 +7,14 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from workshop_lib import WorkshopError, cleaning, cli, course, notebooks, packing, report_card, tokenization, workspace
 from workshop_lib.corpora import hub, public, stories
@@ -271,6 +275,43 @@ def test_a_damaged_model_folder_is_named(space, tmp_path, name):
     load = tokenization.load if name == "tokenizer.json" else load_model
     with pytest.raises(WorkshopError, match="읽을 수 없다"):
         load(tmp_path)
+
+
+@contextmanager
+def ordinary_user():
+    """Not root, who may read every file."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="파일의 권한이 다르다")
+@pytest.mark.parametrize("name", ["model.safetensors", "quantized.safetensors", "lstm.safetensors"])
+def test_weights_of_somebody_else_are_not_called_broken(name):
+    """safetensors says "No such file", and a learner who is told to build the model anew deletes a good one."""
+    from safetensors.torch import save_file
+
+    from workshop_lib import checkpoints, classification, comparison, likelihood, quantized
+
+    readers = {
+        "model.safetensors": [checkpoints.load_model, likelihood.load_model, lambda path: classification.predict(path, ["좋다"])],
+        "quantized.safetensors": [quantized.load_quantized],
+        "lstm.safetensors": [lambda path: comparison.load_model(path, "lstm")],
+    }[name]
+    with tempfile.TemporaryDirectory() as folder:  # others may enter it, unlike tmp_path
+        folder = Path(folder)
+        folder.chmod(0o755)
+        (folder / "config.json").write_text("{}")
+        save_file({"weight": torch.ones(1)}, folder / name)
+        (folder / name).chmod(0)
+        for read in readers:
+            with ordinary_user(), pytest.raises(WorkshopError, match=f"{name} 파일은 있지만 읽을 권한이 없다.*chmod"):
+                read(folder)
 
 
 def test_a_second_run_says_that_it_waits(finished):

@@ -47,6 +47,13 @@ def build_failing(job):
     raise WorkshopError("일부러")
 
 
+def build_private(job):
+    (job.out / "deep").mkdir()
+    for path in (job.out / "weights", job.out / "deep" / "weights"):
+        path.touch(mode=0o600)  # as safetensors does
+    return {}
+
+
 @pytest.fixture
 def space(tmp_path, monkeypatch):
     CALLS.clear()
@@ -126,6 +133,13 @@ def test_meta_records_where_an_artefact_came_from(space):
     assert meta["inputs"] == {"first": space.meta("first")["hash"]}
     assert {"stage", "profile", "seed", "settings", "versions", "seconds", "bytes", "hash"} <= meta.keys()
     assert [row["stage"] for row in space.lineage()] == ["first", "second"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="파일의 권한이 다르다")
+def test_whoever_may_read_an_artefact_may_read_all_of_it(space, monkeypatch):
+    monkeypatch.setitem(workspace.STAGES, "first", Stage("first", 2, "첫째", f"{__name__}:build_private"))
+    files = [path for path in space.require("first", silent).rglob("*") if path.is_file()]
+    assert len(files) == 4 and len({path.stat().st_mode for path in files}) == 1
 
 
 def test_a_broken_meta_file_is_named(space):

@@ -176,13 +176,26 @@ def save_instruct(model: Transformer, tokenizer, folder: Path) -> None:
     generation.save_pretrained(folder)
 
 
+def check_readable(folder: Path) -> None:
+    """Raises WorkshopError for weights that this user may not read, of which safetensors says that there is no such file."""
+    for path in folder.glob("*.safetensors"):
+        try:
+            path.open("rb").close()
+        except PermissionError as error:
+            raise WorkshopError(
+                f"{path} 파일은 있지만 읽을 권한이 없다. 다시 만들 것 없이, 파일을 만든 사용자로 chmod a+r {path.name}을 실행하거나 "
+                "그 사용자로 다시 시작한다."
+            ) from error
+
+
 def load_model(folder: Path) -> Transformer:
-    """This package's Transformer with the weights of a saved folder."""
+    """This package's Transformer with the weights of a saved folder. Raises WorkshopError for none, a broken or a forbidden one."""
     from safetensors.torch import load_file
     from transformers import AutoConfig
 
     if not (folder / "model.safetensors").is_file():
         raise WorkshopError(f"{folder}에 model.safetensors가 없다. workshop run --weeks 5로 모델을 먼저 만든다.")
+    check_readable(folder)
     try:
         model = Transformer(TransformerConfig.from_hf(AutoConfig.from_pretrained(folder)))
         weights = load_file(folder / "model.safetensors")

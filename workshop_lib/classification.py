@@ -171,9 +171,12 @@ def predict(folder: Path | str, texts: Sequence[str], batch: int = 128) -> list[
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    from workshop_lib.checkpoints import check_readable
+
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise WorkshopError(f"{folder}에 분류 모델이 없다. `workshop run --weeks 6`으로 먼저 만든다.")
+    check_readable(folder)
     if isinstance(texts, str):
         raise WorkshopError("predict에는 글의 목록을 준다. 글이 하나라면 [글]로 감싼다.")
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -234,6 +234,9 @@ def load_model(folder: Path, name: str) -> LanguageModel:
     """A trained model of a finished comparison. Raises WorkshopError when the folder holds none of that name."""
     from safetensors.torch import load_file
 
+    from workshop_lib.checkpoints import check_readable
+
+    check_readable(folder)
     try:
         shape = json.loads((folder / "models.json").read_text(encoding="utf-8"))
         weights = load_file(folder / f"{name}.safetensors")

@@ -33,9 +33,12 @@ def load_model(folder: Path | str):
     """(model, tokenizer) of a causal language model's folder in float32 (bfloat16 on a GPU that has it), ready to be asked."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from workshop_lib.checkpoints import check_readable
+
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise WorkshopError(f"{folder}: 모델 폴더가 아니다(config.json이 없다). 경로를 확인한다.")
+    check_readable(folder)
     gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if gpu and torch.cuda.is_bf16_supported() else torch.float32
     with quiet():

@@ -209,10 +209,12 @@ def load_quantized(folder: Path | str) -> nn.Module:
     from safetensors.torch import load_file
 
     from workshop_lib.architectures.transformer import Transformer, TransformerConfig
+    from workshop_lib.checkpoints import check_readable
 
     folder = Path(folder)
     if not is_quantized(folder):
         raise WorkshopError(f"{folder}은(는) 양자화한 모델의 폴더가 아니다. `workshop run --weeks 8`로 만든 int4 폴더를 준다.")
+    check_readable(folder)
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS)

@@ -233,6 +233,8 @@ class Workspace:
         seconds = time.perf_counter() - start
         _write_json(out / "metrics.json", metrics)
         files = sorted(p for p in out.rglob("*") if p.is_file() and p.name != "metrics.json")
+        for path in files:  # safetensors writes weights that only their owner may read; a server may run as somebody else
+            path.chmod((out / "metrics.json").stat().st_mode)
         meta = {
             "stage": spec.name,
             "week": spec.week,
