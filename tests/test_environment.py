@@ -1,5 +1,7 @@
 """What the doctor says of a machine: what is there, what is not and how to get it, and how to begin."""
 
+import os
+import sys
 import unicodedata
 from types import SimpleNamespace
 
@@ -16,7 +18,7 @@ MACHINE = {"processor": "P", "cores": 2, "memory_gb": 4.0, "system": "Linux x86_
     ({"cores": 16}, "", "tiny 프로필. make lab"),  # many cores do not help where memory is short
     ({"cores": 8, "memory_gb": 16.0}, "", "WORKSHOP_PROFILE=small make lab"),
     ({"accelerator": "H"}, "", "GPU가 있는 컴퓨터(H): gpu 프로필"),
-    ({"accelerator": "H"}, "25.09", "NGC 컨테이너(H): gpu 프로필"),
+    ({"accelerator": "H"}, "25.09", "NGC 컨테이너(H): gpu 프로필. 컨테이너의 lab"),  # not `make lab`, which brings another PyTorch
     ({}, "25.09", "tiny 프로필. make lab"),  # the container without its GPU
 ])  # fmt: skip
 def test_the_suggestion_fits_the_machine(monkeypatch, facts, ngc, words):
@@ -73,6 +75,23 @@ def test_a_package_of_the_nvidia_environment_is_found(monkeypatch, tmp_path):
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: no-such-package\nVersion: 1.2\n")
     assert find() == "1.2 (.venv-nvidia)"
+
+
+@pytest.mark.parametrize("service, compose, found", [
+    ("echo 28.2", "echo 2.40", "28.2, Compose 2.40"),
+    ("exit 1", "echo 2.40", None),  # the program is there, its service is not
+    ("echo 28.2", "exit 1", None),
+])  # fmt: skip
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for docker")
+def test_docker_is_ready_when_its_service_and_compose_answer(monkeypatch, tmp_path, service, compose, found):
+    program = tmp_path / "docker"
+    program.write_text(f'#!/bin/sh\nif [ "$1" = version ]; then {service}; else {compose}; fi\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert environment._docker() == found
+    program.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment._docker() is None
 
 
 def test_nemo_rl_is_a_checkout(monkeypatch, tmp_path):

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -89,8 +90,9 @@ def suggestion() -> str:
     facts = machine()
     here = f"{facts['system']}, CPU {facts['cores']}코어, 메모리 {facts['memory_gb']} GB"
     if facts["accelerator"]:
-        place = "NGC 컨테이너" if os.environ.get("NVIDIA_PYTORCH_VERSION") else "GPU가 있는 컴퓨터"
-        return f"{place}({facts['accelerator']}): gpu 프로필. WORKSHOP_PROFILE=gpu make lab"
+        if os.environ.get("NVIDIA_PYTORCH_VERSION"):  # `make` would put another PyTorch beside the container's own
+            return f"NGC 컨테이너({facts['accelerator']}): gpu 프로필. 컨테이너의 lab이 이 프로필로 뜬다(docker/README.md)"
+        return f"GPU가 있는 컴퓨터({facts['accelerator']}): gpu 프로필. WORKSHOP_PROFILE=gpu make lab"
     if facts["cores"] >= 8 and facts["memory_gb"] >= 15:
         return f"{here}, GPU 없음: tiny 프로필로 시작하고, 넉넉하므로 small도 된다. WORKSHOP_PROFILE=small make lab"
     return f"{here}, GPU 없음: tiny 프로필. make lab"
@@ -194,6 +196,20 @@ def _nemo_rl() -> str | None:
     return str(place) if (place / "examples" / "run_dpo.py").is_file() else None
 
 
+def _docker() -> str | None:
+    """Docker's version where its service answers and Compose is there: the program alone starts nothing."""
+    said = []
+    for command in (["docker", "version", "--format", "{{.Server.Version}}"], ["docker", "compose", "version", "--short"]):
+        try:
+            done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=5)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        if done.returncode:
+            return None
+        said.append(done.stdout.strip())
+    return f"{said[0]}, Compose {said[1]}"
+
+
 def _torchrun() -> str | None:
     import torch.distributed as dist
 
@@ -263,8 +279,8 @@ TOOLS = (
          "GPU가 있는 기계에서 `git clone --recursive https://github.com/NVIDIA-NeMo/RL /opt/nemo-rl`"),
     Tool("Hugging Face Hub", "네트워크", "공개 모델과 데이터", lambda: "연결됨" if online() else None,
          "없어도 된다. Hub를 쓰는 셀은 건너뛴다"),
-    Tool("Docker", "컨테이너", "docker/의 이미지", _program("docker"),
-         "우분투에서 `sudo apt-get install docker.io docker-compose-v2`. 없어도 노트북은 돌아간다"),
+    Tool("Docker", "컨테이너", "docker/의 이미지", _docker,
+         "우분투에서 `sudo apt-get install docker.io docker-compose-v2`. 깔려 있으면 서비스를 켠다. 없어도 노트북은 돌아간다"),
     Tool("Container Toolkit", "컨테이너", "컨테이너 안의 GPU", _program("nvidia-ctk"),
          "GPU가 있는 리눅스에서 NVIDIA의 apt 저장소를 더하고 `sudo apt-get install nvidia-container-toolkit`"),
 )
