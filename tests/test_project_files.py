@@ -4,7 +4,6 @@ import re
 import tomllib
 
 import pytest
-import yaml
 
 from workshop_lib.cli import main
 from workshop_lib.workspace import REPOSITORY
@@ -50,12 +49,6 @@ def test_the_lock_holds_every_dependency_exactly():
     wanted = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
     names = {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in wanted} - {"workshop-lib"}
     assert names <= locked
-
-
-def test_the_conda_environment_installs_the_locked_package():
-    environment = yaml.safe_load(text("environment.yml"))
-    pip = next(row["pip"] for row in environment["dependencies"] if isinstance(row, dict))
-    assert pip == ["--constraint constraints.txt", "--editable .[dev]"]
 
 
 def test_licences_are_whole():
