@@ -25,8 +25,9 @@ def test_both_readmes_give_the_same_commands():
 
 @pytest.mark.parametrize("name", ["README.md", "README.en.md"])
 def test_every_make_target_and_workshop_command_of_the_readme_exists(name, capsys):
-    targets = re.findall(r"^(\w+):", text("Makefile"), re.MULTILINE)
-    assert set(re.findall(r"`?make (\w+)`?\b(?=`|   #|$)", text(name), re.MULTILINE)) <= set(targets)
+    targets = re.findall(r"^([\w-]+):", text("Makefile"), re.MULTILINE)
+    named = set(re.findall(r"`?make ([\w-]+)`?(?=`| +#|$)", text(name), re.MULTILINE))
+    assert {"course", "test", "test-nvidia"} <= named <= set(targets)
     for command in set(re.findall(r"workshop (\w+)", text(name))):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
@@ -37,6 +38,16 @@ def test_every_make_target_and_workshop_command_of_the_readme_exists(name, capsy
 def test_every_link_of_the_readme_leads_to_a_file(name):
     for link in re.findall(r"\]\(([^)]+)\)", text(name)):
         assert (REPOSITORY / link).exists(), link
+
+
+def test_the_readmes_lead_to_every_document_and_say_the_same_of_what_was_run():
+    documents = {f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md")}
+    marks = []
+    for name in ("README.md", "README.en.md"):
+        assert documents <= set(re.findall(r"\]\(([^)]+)\)", text(name)))
+        table = [line.split("|")[2:-1] for line in text(name).splitlines() if line.startswith("|") and re.search("[●○]", line)]
+        marks.append([re.findall("[●○–]", " ".join(row)) for row in table])
+    assert marks[0] == marks[1] and len(marks[0]) > 5
 
 
 def test_the_lock_holds_every_dependency_exactly():
