@@ -1,7 +1,9 @@
 """What the doctor says of a machine: what is there, what is not and how to get it, and how to begin."""
 
+import http.server
 import os
 import sys
+import threading
 import unicodedata
 from types import SimpleNamespace
 
@@ -94,6 +96,27 @@ def test_docker_is_ready_when_its_service_and_compose_answer(monkeypatch, tmp_pa
     assert environment._docker() is None
 
 
+def test_a_server_is_ready_when_it_answers(monkeypatch):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path == "/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("VLLM_PORT", str(server.server_port))
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody asks a proxy for this machine
+        assert environment._server("VLLM_PORT", 1, "/health")() == f"127.0.0.1:{server.server_port}에서 답한다"
+        assert environment._server("VLLM_PORT", 1, "/v1/elsewhere")() is None  # another service has the port
+        server.shutdown()
+    assert environment._server("VLLM_PORT", 1, "/health")() is None
+    monkeypatch.setenv("VLLM_PORT", "포트")
+    assert environment._server("VLLM_PORT", 1, "/health")() is None
+
+
 def test_nemo_rl_is_a_checkout(monkeypatch, tmp_path):
     monkeypatch.setenv("WORKSHOP_NEMO_RL", str(tmp_path))
     assert environment._nemo_rl() is None
@@ -103,5 +126,5 @@ def test_nemo_rl_is_a_checkout(monkeypatch, tmp_path):
 
 
 def test_each_missing_tool_of_nvidia_comes_with_one_command():
-    rows = [tool for tool in environment.TOOLS if tool.group == "NVIDIA" or tool.name in ("vLLM", "TensorRT-LLM")]
-    assert len(rows) == 8 and all(tool.get.count("`") == 2 for tool in rows)
+    rows = [tool for tool in environment.TOOLS if tool.group == "NVIDIA" or tool.name in ("Triton", "vLLM", "TensorRT-LLM")]
+    assert len(rows) == 9 and all(tool.get.count("`") == 2 for tool in rows)

