@@ -261,6 +261,15 @@ def test_the_readme_lists_every_file_and_what_waits(workspace, tmp_path):
     assert "{" not in text.replace("${", "") and all(str(item) in text for item in missing)
 
 
+@pytest.mark.parametrize("status", ["ready", "stale"])
+def test_artefacts_of_other_settings_are_named(workspace, tmp_path, monkeypatch, status):
+    monkeypatch.setattr(Workspace, "status", lambda self, stage: status if stage in ("corpus", "tokenizer", "comparison") else "missing")
+    said = []
+    recipe_folder.write(workspace, tmp_path / "out", say=said.append)
+    told = [line for line in said if "깨끗한 말뭉치, 한국어 토크나이저." in line and "`workshop run --profile tiny`" in line]
+    assert len(told) == (status == "stale")  # what no recipe reads (comparison) is not named
+
+
 def test_the_command_writes_the_folder(workspace, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cli, "_workspace", lambda _: workspace)
     assert cli.main(["recipes", str(tmp_path / "out")]) == 0

@@ -40,7 +40,8 @@ def write(workspace: Workspace, folder: Path, say: Callable[[str], None] = print
     """
     folder = folder.absolute()
     places = Places.of(workspace.home, folder)
-    ready = {stage for stage in STAGES if workspace.status(stage) in ("ready", "stale")}
+    status = {stage: workspace.status(stage) for stage in STAGES}
+    ready = {stage for stage in STAGES if status[stage] in ("ready", "stale")}
     vocabulary = _vocabulary(workspace.path("tokenizer")) if "tokenizer" in ready else None
     found = recipes(workspace.profile, places, vocabulary)
     for recipe in found:
@@ -50,12 +51,16 @@ def write(workspace: Workspace, folder: Path, say: Callable[[str], None] = print
     shutil.copy(FILES / "reviews.py", folder / "automodel" / "reviews.py")
     shutil.copy(FILES / "megatron_pretrain.py", folder / "megatron" / "pretrain.py")
     say(f"레시피 {len(found)}개를 썼다. 데이터를 쓴다.")
+    needed = [stage for stage in STAGES if any(stage in recipe.needs for recipe in found)]
+    if old := [STAGES[stage].product for stage in needed if status[stage] == "stale"]:
+        say(f"지금의 설정으로 만든 것이 아닌 산출물: {', '.join(old)}. 레시피와 크기가 다를 수 있다. "
+            f"`workshop run --profile {workspace.profile.name}`을 먼저 실행하거나, 그렇게 만든 폴더를 --home으로 준다.")
     write_data(workspace, folder / "data", tokens={"tokenizer", "corpus"} <= ready)
     if "base_model" in ready:
         _write_classifier(workspace, folder / "data" / "classifier")
     missing = [
         Missing(stage, tuple(recipe.path for recipe in found if stage in recipe.needs))
-        for stage in STAGES if stage not in ready and any(stage in recipe.needs for recipe in found)
+        for stage in needed if stage not in ready
     ]  # fmt: skip
     (folder / "README.md").write_text(readme(found, workspace.profile.name, missing), encoding="utf-8")
     return missing
