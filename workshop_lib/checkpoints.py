@@ -183,7 +183,7 @@ def check_readable(folder: Path) -> None:
             path.open("rb").close()
         except PermissionError as error:
             raise WorkshopError(
-                f"{path} 파일은 있지만 읽을 권한이 없다. 다시 만들 것 없이, 파일을 만든 사용자로 chmod a+r {path.name}을 실행하거나 "
+                f"{path} 파일은 있지만 읽을 권한이 없다. 다시 만들 것 없이, 파일을 만든 사용자로 `chmod a+r {path.name}`를 실행하거나 "
                 "그 사용자로 다시 시작한다."
             ) from error
 
