@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import unicodedata
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -84,6 +85,18 @@ def test_a_package_of_the_nvidia_environment_is_found(monkeypatch, tmp_path):
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: no-such-package\nVersion: 1.2\n")
     assert find() == "1.2 (.venv-nvidia)"
+
+
+def test_a_command_of_nvidia_is_started_where_its_package_is(monkeypatch, tmp_path):
+    monkeypatch.setattr(environment, "BESIDE", tmp_path)
+    assert environment.python_with("numpy") == Path(sys.executable)
+    info = tmp_path / "lib/python3.11/site-packages/no_such_package-1.2.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: no-such-package\nVersion: 1.2\n")
+    assert environment.python_with("no-such-package") is None  # the environment is still being made
+    (tmp_path / "ready").touch()
+    assert environment.python_with("no-such-package") == tmp_path / "bin" / "python"
+    assert environment.python_with("another-package") is None
 
 
 @pytest.mark.parametrize("service, compose, found", [

@@ -170,6 +170,15 @@ def _nvidia(name: str) -> Callable[[], str | None]:
     return _any(_package(name), found)
 
 
+def python_with(package: str) -> Path | None:
+    """The Python to start a command of NVIDIA's tools with: this one if it has the package (a name as pip knows it), else the one that
+    `make test-nvidia` has made. None: neither has it."""
+    if _package(package)():
+        return Path(sys.executable)
+    made = (BESIDE / "ready").exists() and _nvidia(package)()  # an environment half made is none
+    return BESIDE / "bin" / "python" if made else None
+
+
 def _program(name: str) -> Callable[[], str | None]:
     return lambda: name if shutil.which(name) else None
 
