@@ -285,6 +285,8 @@ def test_the_launch_files_name_what_the_exports_write():
     base, gpu = compose("compose.yaml")["services"], compose("compose.gpu.yaml")["services"]
     said = text("docker/serve/README.md")
     triton_stage = next(stage for stage in stages(text("docker/Dockerfile.ngc")) if stage.name == "triton")
+    # The server's own Python reads no PYTHONPATH, and its NumPy must stay the first.
+    assert not triton_stage.all("ENV") and re.search(r"echo /opt/packages > .*\.pth", triton_stage.all("RUN")[0])
     assert "--model-repository=/course/runs/repository" in triton_stage.all("CMD")[0] and 'Path("runs/repository")' in said
     assert "--model=/course/runs/serving" in gpu["vllm"]["command"] and 'Path("runs/serving")' in said
     assert f"--served-model-name={triton.MODEL}" in gpu["vllm"]["command"]

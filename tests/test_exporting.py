@@ -191,6 +191,7 @@ def test_the_folder_for_serving_engines_is_the_same_model(exported, tmp_path):
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     assert config["rope_theta"] == 5000.0 and config["head_dim"] == 16 and config["torch_dtype"] == "float32"
     assert json.loads((out / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"] == [2, 6]
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1
     half = exporting.to_serving(folder, tmp_path / "half")
     assert (half / "model.safetensors").stat().st_size < 0.6 * (out / "model.safetensors").stat().st_size
     with pytest.raises(WorkshopError, match="int8"):

@@ -214,6 +214,7 @@ def test_doctor_knows_the_tools_of_deployment(monkeypatch, tmp_path):
     from workshop_lib.environment import doctor
 
     monkeypatch.setenv("WORKSHOP_TRITON", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("TRITON_PORT", "9")  # where nobody answers, whatever runs on this machine
     rows = {row.name: row for row in doctor() if row.group == "배포"}
     assert set(rows) == {"bitsandbytes", "torchao", "ONNX Runtime", "Gradio", "llama.cpp", "Triton", "vLLM", "TensorRT-LLM"}
     assert not rows["Triton"].ready and "nvidia-pytriton" in rows["Triton"].detail

@@ -43,6 +43,7 @@ def to_serving(folder: Path, out: Path, dtype: Literal["bfloat16", "float16", "f
     if model.config.tie_word_embeddings:
         del weights["lm_head.weight"]
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod((out / "config.json").stat().st_mode)  # an engine may run as somebody else
     return out
 
 
