@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -310,8 +310,30 @@ def test_weights_of_somebody_else_are_not_called_broken(name):
         save_file({"weight": torch.ones(1)}, folder / name)
         (folder / name).chmod(0)
         for read in readers:
-            with ordinary_user(), pytest.raises(WorkshopError, match=f"{name} 파일은 있지만 읽을 권한이 없다.*chmod"):
+            with suppress(Exception):
+                read(folder)  # imports what it needs, which an ordinary user may not read either
+            with ordinary_user(), pytest.raises(WorkshopError, match=rf"{name}은\(는\) 있지만 읽을 권한이 없다.*chmod"):
                 read(folder)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="파일의 권한이 다르다")
+@pytest.mark.parametrize("place", ["checkpoint.pt", "checkpoint", "checkpoint/00000003", "checkpoint/00000003/__0_0.distcp"])
+def test_a_checkpoint_of_somebody_else_is_not_begun_anew(place):
+    from workshop_lib import checkpoints, pretraining
+
+    model = torch.nn.Linear(2, 2)
+    steppers = [torch.optim.SGD(model.parameters(), 0.1)]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder, place.split("/")[0])
+        checkpoints.save_checkpoint(path, model, steppers, pretraining.Run(step=3), {})
+        assert checkpoints.load_checkpoint(path, model, steppers, {})["step"] == 3
+        (hidden := Path(folder, place)).chmod(0)
+        try:
+            with ordinary_user(), pytest.raises(WorkshopError, match="있지만 읽을 권한이 없다.*chmod"):
+                checkpoints.load_checkpoint(path, model, steppers, {})
+        finally:
+            hidden.chmod(0o755)
 
 
 def test_a_second_run_says_that_it_waits(finished):

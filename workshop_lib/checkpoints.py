@@ -65,6 +65,8 @@ def load_checkpoint(path: Path, model: nn.Module, steppers: list, identity: dict
         return _load_parts(path, model, steppers, identity)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise _forbidden(path) from error
     except Exception as error:  # torch.load raises a dozen kinds for a damaged file
         raise WorkshopError(f"체크포인트 {path}을(를) 읽을 수 없다({error}). 파일을 지우고 처음부터 학습한다.") from error
     _check_identity(path, state["identity"], identity)
@@ -118,7 +120,10 @@ def _load_parts(path: Path, model: nn.Module, steppers: list, identity: dict) ->
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-    finished = sorted(path.glob("*/run.json"))
+    try:
+        finished = sorted(file for step in path.iterdir() if (file := step / "run.json").is_file())
+    except PermissionError as error:  # of which a glob would say nothing, and the run would begin anew
+        raise _forbidden(path) from error
     if not finished:
         return {}
     folder = finished[-1].parent
@@ -133,14 +138,19 @@ def _load_parts(path: Path, model: nn.Module, steppers: list, identity: dict) ->
     except WorkshopError:
         raise
     except (Exception, dcp.CheckpointException) as error:  # as for a file
+        if any(isinstance(cause, PermissionError) for cause in _causes(error)):
+            raise _forbidden(folder) from error
         raise WorkshopError(f"체크포인트 {folder}을(를) 읽을 수 없다({_reason(error)}). 폴더를 지우고 처음부터 학습한다.") from error
     return written["run"]
 
 
 def _reason(error: BaseException) -> str:
     """What went wrong, without the traces that a CheckpointException carries for each process."""
-    causes = [cause for cause, _ in error.failures.values()] if hasattr(error, "failures") else [error]
-    return ", ".join(dict.fromkeys(f"{type(cause).__name__} {cause}".strip() for cause in causes))
+    return ", ".join(dict.fromkeys(f"{type(cause).__name__} {cause}".strip() for cause in _causes(error)))
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    return [cause for cause, _ in error.failures.values()] if hasattr(error, "failures") else [error]
 
 
 def save_model(model: Transformer, tokenizer, folder: Path) -> None:
@@ -182,10 +192,15 @@ def check_readable(folder: Path) -> None:
         try:
             path.open("rb").close()
         except PermissionError as error:
-            raise WorkshopError(
-                f"{path} 파일은 있지만 읽을 권한이 없다. 다시 만들 것 없이, 파일을 만든 사용자로 `chmod a+r {path.name}`를 실행하거나 "
-                "그 사용자로 다시 시작한다."
-            ) from error
+            raise _forbidden(path) from error
+
+
+def _forbidden(path: Path) -> WorkshopError:
+    """What is whole must not be deleted: the other messages of a failed reading tell to."""
+    return WorkshopError(
+        f"{path}은(는) 있지만 읽을 권한이 없다. 다시 만들 것 없이, 그것을 만든 사용자로 `chmod -R a+rX {path.name}`를 실행하거나 "
+        "그 사용자로 다시 시작한다."
+    )
 
 
 def load_model(folder: Path) -> Transformer:
