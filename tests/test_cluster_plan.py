@@ -108,6 +108,7 @@ def test_published_speeds_have_the_published_utilization_and_lie_in_the_planned_
     for row in cluster_plan.measured()["published"]:
         share = model_flops_utilization(*(row[key] for key in ("tokens_per_s", "parameters", "layers", "width", "context", "peak")))
         assert share == pytest.approx(row["stated_mfu"], abs=0.005)
+        assert row["peak"] == H100.flops or "H100" not in row["gpu"]
         assert cluster_plan.MFU[0] < share < cluster_plan.MFU[-1]
 
 
@@ -128,6 +129,59 @@ def test_recomputing_and_dividing_never_cost_memory(sequences, gpus, tensor):
     assert memory(config, Layout(gpus * tensor, 1, tensor, recompute=True), sequences)["total"] < plain["total"]
     assert memory(config, Layout(gpus * tensor * 2, 1, tensor * 2), sequences)["total"] < plain["total"]
     assert memory(config, Layout(gpus * tensor, 1, tensor), sequences + 1)["total"] > plain["total"]
+
+
+@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_activations_are_the_tensors_of_a_layer_by_name(number, tensor):
+    """Counted by hand for grouped-query attention; recomputing keeps the inputs of all layers and one layer's tensors."""
+    width, keys, inner, layers, vocabulary, tokens = 64, 32, 160, 3, 512, 5 * 64
+    layer = {"first norm": width, "q, k, v from": width, "q": width, "k": keys, "v": keys, "attended": width, "second norm": width,
+             "gate, up from": width, "gate": inner, "up": inner, "silu": inner, "product": inner}  # fmt: skip
+    found = memory(SMALL, Layout(tensor, 0, tensor), 5, number=number)
+    assert found["activations"] == tokens * (layers * sum(layer.values()) + 2 * width) * number / tensor
+    again = memory(SMALL, Layout(tensor, 0, tensor, recompute=True), 5, number=number)
+    assert again["activations"] == tokens * (layers * width + sum(layer.values()) + 2 * width) * number / tensor
+    assert found["logits"] == again["logits"] == tokens * vocabulary * 3 * 4 / tensor
+    gathered = memory(SMALL, Layout(4 * tensor, 3, tensor), 5, number=number)["gathered"]
+    block = sum(p.numel() for p in Transformer(SMALL).model.layers[0].parameters())
+    assert gathered == 2 * max(block, vocabulary * width) * number / tensor and found["gathered"] == 0
+
+
+@pytest.mark.parametrize("config", [case.config for case in CASES], ids=[case.name for case in CASES])
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_the_fullest_stage_of_a_pipeline_has_the_embeddings_too(config, stages):
+    """The stages of transformers' own model: the first has the embeddings, the last the norm and its output layer."""
+    from transformers import LlamaForCausalLM
+
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config.to_hf(bos_token_id=1, eos_token_id=2, pad_token_id=0))
+    counted = [sum(p.numel() for p in layer.parameters()) for layer in model.model.layers]
+    each = len(counted) // stages
+    held = [sum(counted[stage * each : (stage + 1) * each]) for stage in range(stages)]
+    held[0] += model.model.embed_tokens.weight.numel()
+    held[-1] += model.model.norm.weight.numel()
+    if stages > 1 or not config.tie_word_embeddings:
+        held[-1] += model.lm_head.weight.numel()
+    found = memory(config, Layout(stages, 0, 1, stages), 1)
+    assert [found["weights"], found["optimizer"]] == [2 * max(held), 12 * max(held)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_copies_of_the_model_are_no_more_than_the_batch_has_texts(case):
+    found = plan(case, 2_000, *TEXT, days=2)
+    assert case.batch >= found["layout"].data * case.sequences * case.config.max_position_embeddings
+    texts = case.batch // (case.sequences * case.config.max_position_embeddings)
+    assert fitting_layout(replace(case, sequences=case.sequences * texts * 2), 1) is None
+    assert fitting_layout(case, 2 * texts).tensor > 1  # more devices than texts: they share a copy
+
+
+def test_what_is_stored_is_what_the_course_writes():
+    by_name = {case.name: plan(case, 10, *TEXT) for case in CASES}
+    assert by_name["124 M"]["storage"]["ids"] == 2 * by_name["124 M"]["unique"]  # uint16
+    assert by_name["8 B"]["storage"]["ids"] == 4 * by_name["8 B"]["unique"]  # uint32: 128,256 tokens
+    for found in by_name.values():
+        assert found["storage"]["checkpoints"] == 3 * 3 * 4 * found["parameters"] and found["storage"]["model"] == 2 * found["parameters"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -173,6 +227,11 @@ def test_exchange_grows_with_the_group_and_shrinks_with_the_batch():
     parts = case.batch / (8 * case.sequences * 2_048)  # micro-batches of a step, each of which ZeRO-3 gathers weights for
     assert traffic(case, Layout(8, 3)) == pytest.approx(1.5 * parts * traffic(case, Layout(8, 1)))
     assert traffic(case, Layout(8, 1)) < traffic(case, Layout(8, 2)) < traffic(case, Layout(8, 3))
+    assert traffic(case, Layout(8, 2)) == pytest.approx((1 + parts) / 2 * traffic(case, Layout(8, 1)))
+    computing = case.batch / 8 * flops_per_token(case.config) / (0.4 * 989.4e12)
+    assert traffic(case, Layout(8)) == pytest.approx(2 * parameters(case.config) * 2 * 7 / 8 / 450e9 / computing)  # bf16, NVLink
+    computing, slow = computing / 2, 2 * parameters(case.config) * 2 * 15 / 16 / 50e9
+    assert traffic(case, Layout(16)) == pytest.approx(slow / computing)
     assert traffic(replace(case, batch=2 * case.batch), Layout(8)) == pytest.approx(traffic(case, Layout(8)) / 2)
 
 

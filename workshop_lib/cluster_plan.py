@@ -118,17 +118,19 @@ def memory(config: TransformerConfig, layout: Layout, sequences: int, context: i
     number: bytes of a weight; 2 is bf16 beside a float32 copy and two moments (16 a parameter: Rajbhandari et al. 2020, section 3.1),
     4 is float32 alone (also 16). Activations by counting what a Llama layer keeps, FlashAttention leaving no square of the context,
     divided by tensor parallelism with sequence parallelism (Korthikanti et al. 2022); with `recompute`, a layer's input alone. A pipeline
-    holds as many micro-batches as it has stages, so that it does not lessen them (Narayanan et al. 2021, 1F1B).
+    holds as many micro-batches as it has stages, so that it does not lessen them (Narayanan et al. 2021, 1F1B); its last stage has the
+    output layer beside its share of the layers (its own copy of a tied one).
     """
     count, tokens = parameters(config), sequences * (context or config.max_position_embeddings)
     width, layers = config.hidden_size, config.num_hidden_layers
-    held = count / (layout.tensor * layout.pipeline)
     share = [layout.data if layout.zero >= stage else 1 for stage in (1, 2, 3)]
     keys = config.num_key_value_heads * width // config.num_attention_heads
     layer = 6 * width + 2 * keys + 4 * config.intermediate_size  # norms' and projections' inputs, q, k, v, gate, up, silu, product
     kept = (layers * width + layer if layout.recompute else layers * layer) + 2 * width
     table = config.vocab_size * width
-    block = (count - table * (1 if config.tie_word_embeddings else 2)) / layers
+    block = (count - width - table * (1 if config.tie_word_embeddings else 2)) // layers  # without the last norm
+    stage = count if layout.pipeline == 1 else math.ceil(layers / layout.pipeline) * block + table + width
+    held = stage / layout.tensor
     bytes_of = {
         "weights": held * number / share[2],
         "gradients": held * number / share[1],
@@ -140,12 +142,21 @@ def memory(config: TransformerConfig, layout: Layout, sequences: int, context: i
     return bytes_of | {"total": sum(bytes_of.values())}
 
 
+def micro_batches(case: Case, layout: Layout) -> float:
+    """How often a copy of the model computes `sequences` texts for one step of `batch` tokens."""
+    return case.batch / (layout.data * case.sequences * case.config.max_position_embeddings)
+
+
 def fitting_layout(case: Case, gpus: int, recompute: bool = False, device: Accelerator = H100, spare: float = 0.1) -> Layout | None:
-    """The plainest layout that fits: first more ZeRO, then tensor parallelism inside a node. None: none does."""
+    """The plainest layout that fits: first more ZeRO, then tensor parallelism inside a node. None: none does.
+
+    No more copies of the model than the batch has texts for: beyond that, more devices would be idle.
+    """
     for tensor in (n for n in (1, 2, 4, 8) if n <= min(gpus, device.node)):
         for zero in range(4 if gpus > tensor else 1):
             layout = Layout(gpus, zero, tensor, 1, recompute)
-            if memory(case.config, layout, case.sequences)["total"] <= (1 - spare) * device.memory:
+            held = memory(case.config, layout, case.sequences)["total"]
+            if micro_batches(case, layout) >= 1 and held <= (1 - spare) * device.memory:
                 return layout
     return None
 
@@ -156,7 +167,7 @@ def traffic(case: Case, layout: Layout, device: Accelerator = H100, mfu: float =
     2 numbers a parameter (Rajbhandari et al. 2020, section 7) once a step, where whole gradients may pile up over micro-batches; ZeRO-2
     scatters them at each micro-batch, and ZeRO-3 gathers the weights twice there as well.
     """
-    parts = case.batch / (layout.data * case.sequences * case.config.max_position_embeddings)
+    parts = micro_batches(case, layout)
     numbers = (2, 2, 1 + parts, 3 * parts)[layout.zero] * parameters(case.config) / (layout.tensor * layout.pipeline)
     exchanging = numbers * 2 * (layout.data - 1) / layout.data / (device.inside if layout.gpus <= device.node else device.outside)
     return exchanging / (case.batch / layout.gpus * flops_per_token(case.config) / (device.flops * mfu))
@@ -185,7 +196,7 @@ def plan(
         if layout is not None and hours[1] / gpus <= days * 24:
             break
     else:
-        raise WorkshopError(f"{device.name} 4,096개로도 {days:g}일 안에 끝나지 않는다. 글이나 모델을 줄인다.")
+        raise WorkshopError(f"{device.name} 4,096개로도 {case.name}을(를) {days:g}일 안에 끝내지 못한다. 글이나 모델을 줄인다.")
     stored = {
         "text": gigabytes * 1e9,
         "ids": unique * (2 if case.config.vocab_size <= 2**16 else 4),  # as `packing` writes them
