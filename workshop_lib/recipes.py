@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,9 +36,14 @@ class Places:
     def of(cls, home: Path, folder: Path) -> Places:
         """The places for a workspace and a folder of recipes. Raises WorkshopError for a path that the tools would misread."""
         for path in (home, folder):
-            if set("${},") & set(path.as_posix()):
-                raise WorkshopError(f"폴더 이름 {path}에 $, 중괄호, 쉼표가 있으면 레시피에 적을 수 없다. 다른 폴더를 쓴다.")
+            if set("${},'\\") & set(path.as_posix()):
+                raise WorkshopError(f"폴더 이름 {path}에 $ {{ }} , ' \\ 가운데 하나가 있어 레시피에 적을 수 없다. 다른 폴더를 쓴다.")
         return cls(f"${{oc.env:WORKSHOP_HOME,{home.as_posix()}}}", f"${{oc.env:WORKSHOP_RECIPES,{folder.as_posix()}}}")
+
+    def quoted(self) -> Places:
+        """The same for OmegaConf, which takes Korean letters and most signs in a default only between quotes (NeMo AutoModel would keep
+        the quotes)."""
+        return Places(*(re.sub(r"^(\$\{oc\.env:\w+,)(.*)\}$", r"\1'\2'}", name) for name in (self.home, self.recipes)))
 
     def data(self, name: str) -> str:
         """A file of the recipes' data folder."""
@@ -242,7 +248,7 @@ def _epochs(settings) -> int:
 
 def megatron(profile: Profile, vocab_size: int, places: Places) -> dict:
     """Week 5 with Megatron-Bridge: one section for each of its configuration classes (recipe_files/megatron_pretrain.py reads it)."""
-    settings, found = profile.base_model, _schedule(profile.base_model)
+    settings, found, places = profile.base_model, _schedule(profile.base_model), places.quoted()
     batch = _steps(settings.batch_size, settings.accumulation)
     checkpoints = f"{places.recipes}/checkpoints/megatron"
     scheduler = {"lr_decay_style": found["lr_decay_style"], "lr_decay_iters": settings.steps, "lr_warmup_iters": settings.warmup_steps}
@@ -279,7 +285,7 @@ def megatron(profile: Profile, vocab_size: int, places: Places) -> dict:
 
 def nemo_rl(profile: Profile, places: Places, base: str) -> dict[str, dict]:
     """Week 9 with NeMo RL: what differs from its own examples/configs/{sft,dpo,rm}.yaml, which lie under `base`."""
-    settings = profile.alignment
+    settings, places = profile.alignment, places.quoted()
     pairs = {"dataset_name": "BinaryPreferenceDataset", "prompt_key": "prompt", "chosen_key": "chosen", "rejected_key": "rejected",
              "split": "train"}  # fmt: skip
     chats = {"dataset_name": "openai_format", "chat_key": "messages"}
