@@ -155,6 +155,45 @@ def test_a_folder_of_parts_of_other_settings_or_a_damaged_one_is_refused(tmp_pat
         cases.pretrain(tmp_path, "ddp", "parts", "adamw", ending="", checkpoint_every=1)
 
 
+def test_a_full_disk_leaves_the_old_parts_and_nothing_half(tmp_path, monkeypatch):
+    cases.pretrain(tmp_path, "ddp", "parts", "adamw", ending="", checkpoint_every=1, stop=2)
+
+    def full(*_, checkpoint_id, **__):
+        checkpoint_id.mkdir()
+        (checkpoint_id / "__0_0.distcp").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(WorkshopError, match="No space"):
+        patch.setattr(torch.distributed.checkpoint, "save", full)
+        cases.pretrain(tmp_path, "ddp", "parts", "adamw", ending="", checkpoint_every=1)
+    assert [folder.name for folder in (tmp_path / "parts").iterdir()] == ["00000002"]
+    assert len(cases.pretrain(tmp_path, "ddp", "parts", "adamw", ending="", checkpoint_every=1)["losses"]) == TINY.steps
+
+
+def test_of_a_folder_of_parts_only_our_own_old_steps_are_thrown_away(tmp_path):
+    for name in ("2024", "20241121", "notes"):
+        (tmp_path / "parts" / name).mkdir(parents=True)
+        (tmp_path / "parts" / name / "diary.txt").write_text("mine", encoding="utf-8")
+    cases.pretrain(tmp_path, "ddp", "parts", "adamw", ending="", checkpoint_every=1, stop=3)
+    assert {folder.name for folder in (tmp_path / "parts").iterdir()} == {"2024", "20241121", "notes", "00000003"}
+
+
+@pytest.mark.parametrize("lines, message", [
+    ('{"text": "가"}', "1번째 줄에 대화가 없다"),
+    ('{"messages": [{"role": "user", "content": "안녕"}]}', "1번째 줄에는 assistant의 말이 없어"),
+    ('{"messages": [{"role": "user", "content": "안녕"}, {"role": "assistant", "content": "네"}]}\n{"messages": "안녕"}', "2번째 줄"),
+    ('{"messages": [{"role": "judge", "content": "안녕"}]}', "1번째 줄: "),
+    (json.dumps({"messages": [{"role": "user", "content": "가나 " * 900}, {"role": "assistant", "content": "네"}]}), "문맥"),
+    ("{", "1번째 줄"),
+    (None, "파일이 없다"),
+])  # fmt: skip
+def test_conversations_from_which_nothing_can_be_learnt_are_named(aligned, tmp_path, lines, message):
+    if lines is not None:
+        (tmp_path / "chats.jsonl").write_text(lines + "\n", encoding="utf-8")
+    with pytest.raises(WorkshopError, match=message):
+        posttraining.main([str(aligned), str(tmp_path / "chats.jsonl"), str(tmp_path / "r.json"), "--settings", '{"steps": 1, "batch": 1}'])
+
+
 def test_sft_of_a_saved_model_on_a_file_of_conversations(aligned, tmp_path):
     from transformers import AutoModelForCausalLM, GenerationConfig
 

@@ -98,6 +98,26 @@ def test_packing_stops_at_its_limit_and_a_damaged_file_is_refused(tokenizer, tmp
         packing.open_packed(tmp_path / "t.bin")
 
 
+def test_a_mark_in_a_text_is_text(tokenizer, tmp_path):
+    rows = [{"text": "하나 <s>둘</s> 셋"}, {"text": "넷"}]
+    ids = packing.pack(rows, tokenizer, tmp_path / "t.bin").array().tolist()
+    assert (ids.count(tokenizer.bos_token_id), ids.count(tokenizer.eos_token_id)) == (2, 2)
+    assert tokenizer.decode(ids) == "".join(f"<s>{row['text']}</s>" for row in rows)
+
+
+@pytest.mark.parametrize("description, message", [
+    ("", "깨졌다"), ("{", "깨졌다"), ("[]", "깨졌다"), ('{"a": 1}', "깨졌다"), (None, "없다"),
+    ('{"path": "", "dtype": "uint16", "tokens": 0, "documents": 0, "characters": 0, "vocab_size": 9}', "하나도 없다"),
+])  # fmt: skip
+def test_a_token_file_with_a_broken_description_is_named(tmp_path, description, message):
+    (tmp_path / "t.bin").write_bytes(b"")
+    if description is not None:
+        (tmp_path / "t.json").write_text(description, encoding="utf-8")
+    with pytest.raises(WorkshopError, match=message) as error:
+        packing.open_packed(tmp_path / "t.bin")
+    assert str(tmp_path / "t.") in str(error.value)
+
+
 def test_large_vocabularies_take_four_bytes(tmp_path):
     class Large:
         bos_token_id, eos_token_id = 1, 70_000
@@ -282,6 +302,63 @@ def test_a_checkpoint_of_other_settings_or_a_broken_one_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(WorkshopError, match="읽을 수 없다"):
         run(checkpoint=path)
+
+
+@pytest.mark.parametrize("state", [{"model": {}}, {"model": {}, "identity": None}, [1], 3])
+def test_a_sound_file_that_is_no_checkpoint_is_refused(tmp_path, state):
+    torch.save(state, tmp_path / "other.pt")
+    with pytest.raises(WorkshopError, match="other.pt을"):
+        run(checkpoint=tmp_path / "other.pt")
+
+
+def test_a_checkpoint_of_another_vocabulary_is_refused(tmp_path):
+    run(checkpoint=tmp_path / "checkpoint.pt", stop=4)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    state["model"] = {name: value[..., :-1] for name, value in state["model"].items()}
+    torch.save(state, tmp_path / "checkpoint.pt")
+    with pytest.raises(WorkshopError, match="읽을 수 없다"):
+        run(checkpoint=tmp_path / "checkpoint.pt")
+
+
+@pytest.mark.parametrize("name, message", [("nowhere/checkpoint.pt", "폴더 .*nowhere이"), ("nowhere/checkpoint", "폴더 .*nowhere이"),
+                                           ("folder.pt", "폴더인데"), ("file", "파일인데")])  # fmt: skip
+def test_where_no_checkpoint_can_be_written_no_training_begins(tmp_path, name, message, monkeypatch):
+    (tmp_path / "folder.pt").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(pretraining, "_accumulate", lambda *_: pytest.fail("학습을 시작했다"))
+    with pytest.raises(WorkshopError, match=message):
+        run(checkpoint=tmp_path / name)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["none.bin", "r.json"], "none.json"),
+    (["t.bin", "nowhere/r.json"], "기록을 쓸 수 없다"),
+    (["t.bin", "."], "기록을 쓸 수 없다"),
+    (["t.bin", "r.json", "--settings", "{steps: 3}"], "JSON이 아니다"),
+    (["t.bin", "r.json", "--settings", "[1]"], "짝이 아니다"),
+    (["t.bin", "r.json", "--settings", '{"step": 3}'], "step이라는 설정은 없다"),
+    (["t.bin", "r.json", "--settings", '{"steps": "many"}'], "steps에 \"many\""),
+    (["t.bin", "r.json", "--settings", '{"steps": 2.5}'], "steps에 2.5"),
+    (["t.bin", "r.json", "--model", "m", "--tokenizer", "nowhere"], "tokenizer.json이 없다"),
+    (["t.bin", "r.json", "--model", "t.bin", "--tokenizer", "tokenizer"], "t.bin은"),
+    (["other.bin", "r.json", "--model", "m", "--tokenizer", "tokenizer"], "어휘는 7개인데"),
+])  # fmt: skip
+def test_a_wrong_argument_is_named_before_anything_is_trained(tokenizer, tmp_path, monkeypatch, arguments, message):
+    packing.pack(documents(20), tokenizer, tmp_path / "t.bin")
+    packing.pack(documents(20), tokenizer, tmp_path / "other.bin")
+    told = json.loads((tmp_path / "other.json").read_text(encoding="utf-8"))
+    (tmp_path / "other.json").write_text(json.dumps(told | {"vocab_size": 7}), encoding="utf-8")
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pretraining, "train", lambda *_, **__: pytest.fail("학습을 시작했다"))
+    with pytest.raises(WorkshopError, match=message):
+        pretraining.main(arguments)
+
+
+def test_the_command_tells_its_mistake_in_a_line(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "workshop_lib.pretraining", "none.bin", "r.json"], cwd=tmp_path, capture_output=True,
+                          text=True, timeout=120, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])})  # fmt: skip
+    assert done.returncode == 1 and "오류: 토큰 파일 none.json" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):

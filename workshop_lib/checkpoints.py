@@ -65,19 +65,39 @@ def load_checkpoint(path: Path, model: nn.Module, steppers: list, identity: dict
         return _load_parts(path, model, steppers, identity)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        _check_identity(path, state["identity"], identity)
+        current = model.state_dict()
+        model.load_state_dict({name: parted(value, current[name]) if name in current else value for name, value in state["model"].items()})
+        for stepper, saved in zip(steppers, state["optimizers"]):
+            parameters = [parameter for group in stepper.param_groups for parameter in group["params"]]
+            for number, values in saved["state"].items():
+                saved["state"][number] = {name: parted(value, parameters[number]) for name, value in values.items()}
+            stepper.load_state_dict(saved)
+        return state["run"]
+    except WorkshopError:
+        raise
     except PermissionError as error:
         raise _forbidden(path) from error
-    except Exception as error:  # torch.load raises a dozen kinds for a damaged file
-        raise WorkshopError(f"체크포인트 {path}을(를) 읽을 수 없다({error}). 파일을 지우고 처음부터 학습한다.") from error
-    _check_identity(path, state["identity"], identity)
-    current = model.state_dict()
-    model.load_state_dict({name: parted(value, current[name]) if name in current else value for name, value in state["model"].items()})
-    for stepper, saved in zip(steppers, state["optimizers"]):
-        parameters = [parameter for group in stepper.param_groups for parameter in group["params"]]
-        for number, values in saved["state"].items():
-            saved["state"][number] = {name: parted(value, parameters[number]) for name, value in values.items()}
-        stepper.load_state_dict(saved)
-    return state["run"]
+    except Exception as error:  # torch.load raises a dozen kinds for a damaged file; a sound one may be of something else
+        raise WorkshopError(f"체크포인트 {path}을(를) 읽을 수 없다({_reason(error)}). 파일을 지우고 처음부터 학습한다.") from error
+
+
+def check_place(path: Path) -> None:
+    """Raises WorkshopError where a checkpoint could not be written: better before the training than after its first hour."""
+    if not path.absolute().parent.is_dir():
+        raise WorkshopError(f"체크포인트 {path}을(를) 둘 폴더 {path.parent}이(가) 없다. 폴더를 먼저 만든다.")
+    if path.exists() and path.is_dir() == bool(path.suffix):
+        there, wanted = ("폴더", "파일") if path.is_dir() else ("파일", "폴더")
+        raise WorkshopError(f"{path}은(는) {there}인데, 이름대로라면 체크포인트는 {wanted}이다. "
+                            "끝이 .pt인 이름은 파일, 끝이 없는 이름은 폴더이다.")
+
+
+def check_outputs(record: Path, model: Path | None = None) -> None:
+    """The same for a training command's record, a file, and its model, a folder."""
+    if record.is_dir() or not record.absolute().parent.is_dir():
+        raise WorkshopError(f"{record}에 기록을 쓸 수 없다. 있는 폴더 안의 새 파일 이름을 준다.")
+    if model is not None and model.exists() and not model.is_dir():
+        raise WorkshopError(f"{model}은(는) 파일이다. 모델을 쓸 폴더를 준다.")
 
 
 def _check_identity(path: Path, written: dict, identity: dict) -> None:
@@ -107,13 +127,23 @@ def _save_parts(path: Path, model: nn.Module, steppers: list, run: Run, identity
             os.fsync(file.fileno())
         os.replace(folder / "run.partial", folder / "run.json")
     except (OSError, RuntimeError, dcp.CheckpointException) as error:
+        if seat()[0] == 0 and not (folder / "run.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # half of one would fill the disk that is too full already
         raise WorkshopError(
             f"체크포인트 {folder}을(를) 쓸 수 없다({_reason(error)}). 디스크의 남은 공간과 쓰기 권한을 확인한다. "
             "이전 체크포인트는 그대로 있다."
         ) from error
     for other in path.iterdir():
-        if other != folder and other.name.isdigit():
-            shutil.rmtree(other)
+        if other != folder and _holds_parts(other):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _holds_parts(folder: Path) -> bool:
+    """Whether a folder is a step of ours, finished or not, and nothing else: what is thrown away is never somebody's."""
+    if not (folder.is_dir() and len(folder.name) == 8 and folder.name.isdigit()):
+        return False
+    known = (".metadata", ".metadata.tmp", "run.json", "run.partial")
+    return all(file.suffix == ".distcp" or file.name in known for file in folder.iterdir())
 
 
 def _load_parts(path: Path, model: nn.Module, steppers: list, identity: dict) -> dict:

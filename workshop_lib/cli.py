@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,12 +37,17 @@ def main(arguments: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal of another encoding (CP949) has no ✅
     options = _parser().parse_args(arguments)
+    return reported(lambda: options.command(options), "완성된 산출물은 그대로 있다. 같은 명령을 다시 실행하면 멈춘 곳에서 이어 간다.")
+
+
+def reported(command: Callable[[], int | None], interrupted: str) -> int:
+    """The exit code of a command, and its mistake in a Korean line. `interrupted`: what Ctrl-C leaves. For `python -m` modules too."""
     try:
-        return options.command(options) or 0
+        return command() or 0
     except WorkshopError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        _fail("중단했다. 완성된 산출물은 그대로 있다. 같은 명령을 다시 실행하면 멈춘 곳에서 이어 간다.")
+        _fail(f"중단했다. {interrupted}")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

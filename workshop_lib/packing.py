@@ -53,13 +53,17 @@ def pack_documents(documents: Sequence[Sequence[int]], bos: int, eos: int, windo
 
 
 def encode(documents: Iterable[dict], tokenizer, batch: int = 512) -> Iterator[Encoded]:
-    """Documents as framed ids. tokenizer: a `PreTrainedTokenizerFast` with bos and eos."""
+    """Documents as framed ids. tokenizer: a `PreTrainedTokenizerFast` with bos and eos.
+
+    A mark that stands in a text (`<s>`, `<|end|>`) is text: it becomes letters, and no document begins or ends within another.
+    """
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     if bos is None or eos is None:
         raise WorkshopError("토크나이저에 <s>나 </s>가 없다. 3주차의 토크나이저 폴더를 쓰고 있는지 확인한다.")
     for group in _groups(documents, batch):
         texts = [document["text"] for document in group]
-        rows = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]  # longer than the context is no fault here
+        # Longer than the context is no fault here, so nothing is said about it.
+        rows = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
         for document, ids in zip(group, rows):
             yield Encoded((bos, *ids, eos), len(document["text"]), str(document.get("source", "")))
 
@@ -83,12 +87,17 @@ def pack(documents: Iterable[dict], tokenizer, path: Path, limit: int | None = N
 
 
 def open_packed(path: Path) -> Packed:
-    """The token file at `path`, checked against its description."""
+    """The token file at `path`, checked against its description. Raises WorkshopError where one of the two is missing or damaged."""
+    told = path.with_suffix(".json")
     try:
-        packed = Packed(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) | {"path": str(path)})
+        packed = Packed(**{**json.loads(told.read_text(encoding="utf-8")), "path": str(path)})
         size = path.stat().st_size
     except FileNotFoundError as error:
         raise WorkshopError(f"토큰 파일 {error.filename}이(가) 없다. pack으로 다시 만든다.") from error
+    except (ValueError, TypeError) as error:
+        raise WorkshopError(f"{told}은(는) pack이 쓴 설명이 아니거나 깨졌다({error}). 토큰 파일을 다시 만든다.") from error
+    if not packed.tokens:
+        raise WorkshopError(f"토큰 파일 {path}에 토큰이 하나도 없다. 말뭉치가 비어 있지 않은지 확인하고 다시 만든다.")
     if size != packed.tokens * np.dtype(packed.dtype).itemsize:
         raise WorkshopError(f"토큰 파일 {path}의 크기 {size:,}바이트가 기록({packed.tokens:,}토큰)과 다르다. 다시 만든다.")
     return packed

@@ -27,17 +27,17 @@ from pathlib import Path
 
 import torch
 
-from workshop_lib import smalltalk
+from workshop_lib import WorkshopError, smalltalk, tokenization
 from workshop_lib.alignment import Chat, PairScores, Training, behave, chat_loss, finetune_chat, pair_scores, question, train_dpo
 from workshop_lib.alignment_report import ANSWER_TOKENS, before_after, dpo_metrics, look, policy_metrics, reward_metrics
 from workshop_lib.architectures.transformer import Transformer
-from workshop_lib.checkpoints import load_model, save_instruct
+from workshop_lib.checkpoints import check_outputs, load_model, save_instruct
 from workshop_lib.corpora import desk
 from workshop_lib.corpora.reading import read_json_lines
 from workshop_lib.distributed import LAYOUTS, joined, seat
 from workshop_lib.engine import end_tokens
 from workshop_lib.preferences import EncodedPair, encode_chat, encode_pair, read_pairs
-from workshop_lib.profile import get_profile
+from workshop_lib.profile import changed, get_profile
 from workshop_lib.reinforcement import (
     ReinforcementSettings,
     RewardModelSettings,
@@ -294,6 +294,24 @@ def save_scorer(scorer: Scorer, like: Transformer, tokenizer, folder: Path) -> N
     tokenizer.save_pretrained(folder)
 
 
+def read_chats(path: Path, tokenizer) -> list[Chat]:
+    """The conversations of a JSON-lines file, {"messages": [...]} a line. Raises WorkshopError naming the line with which nothing can be
+    learnt."""
+    chats = []
+    for number, row in read_json_lines(path):
+        messages = row.get("messages")
+        if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+            raise WorkshopError(f"{path} {number}번째 줄에 대화가 없다. "
+                                '한 줄에 {"messages": [{"role": …, "content": …}, …]} 하나를 쓴다.')
+        try:
+            chats.append(encode_chat(messages, tokenizer))
+        except WorkshopError as error:
+            raise WorkshopError(f"{path} {number}번째 줄: {error}") from error
+        if not any(chats[-1][1]):
+            raise WorkshopError(f"{path} {number}번째 줄에는 assistant의 말이 없어 배울 것이 없다.")
+    return chats
+
+
 def main(arguments: list[str] | None = None) -> None:
     """SFT of a saved model on a file of conversations; under `torchrun` in several processes.
 
@@ -301,22 +319,25 @@ def main(arguments: list[str] | None = None) -> None:
     """
     import argparse
 
-    from transformers import AutoTokenizer
-
     parser = argparse.ArgumentParser(description="저장된 모델에 대화를 가르치고(SFT) 단계마다의 손실을 남긴다. torchrun 아래에서도 돈다.")
     parser.add_argument("base", type=Path, help="모델과 토크나이저 폴더")
     parser.add_argument("chats", type=Path, help='대화 파일(.jsonl). 한 줄에 {"messages": [...]} 하나')
     parser.add_argument("record", type=Path, help="손실을 적을 JSON 파일")
-    parser.add_argument("--settings", type=json.loads, default={}, help="프로필에서 바꿀 설정(JSON): steps, batch, learning_rate 등")
+    parser.add_argument("--settings", default="{}", metavar="JSON", help="프로필에서 바꿀 설정(JSON): steps, batch, learning_rate 등")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--layout", choices=LAYOUTS, default="ddp", help="여러 프로세스가 모델을 나누는 방식")
     parser.add_argument("--model", type=Path, help="다 배운 모델을 쓸 폴더")
     chosen = parser.parse_args(arguments)
-    training = replace(supervised(get_profile().alignment), **chosen.settings)
-    tokenizer = AutoTokenizer.from_pretrained(chosen.base)
-    chats = [encode_chat(row["messages"], tokenizer) for _, row in read_json_lines(chosen.chats)]
+    training = changed(supervised(get_profile().alignment), chosen.settings)
+    check_outputs(chosen.record, chosen.model)
+    tokenizer = tokenization.load(chosen.base)
+    chats = read_chats(chosen.chats, tokenizer)
     with joined():
         model = load_model(chosen.base).to("cuda" if torch.cuda.is_available() else "cpu")
+        longest = max((len(ids) for ids, _ in chats), default=0)
+        if longest > model.config.max_position_embeddings + 1:
+            raise WorkshopError(f"가장 긴 대화가 {longest:,}토큰이라 모델의 문맥 {model.config.max_position_embeddings:,}토큰을 넘는다. "
+                                "긴 대화를 빼거나 나눈다.")
         rows = finetune_chat(model.train(), chats, training, chosen.seed, tokenizer.pad_token_id, layout=chosen.layout)
         if chosen.model:
             save_instruct(model, tokenizer, chosen.model)
@@ -325,4 +346,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from workshop_lib.cli import reported
+
+    raise SystemExit(reported(main, "SFT에는 체크포인트가 없어, 같은 명령은 처음부터 다시 한다."))

@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +24,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workshop_lib import WorkshopError, display, ngram
+from workshop_lib import WorkshopError, display, ngram, tokenization
 from workshop_lib.architectures.transformer import Transformer, TransformerConfig, generate
-from workshop_lib.checkpoints import load_checkpoint, save_checkpoint, save_model
+from workshop_lib.checkpoints import check_outputs, check_place, load_checkpoint, save_checkpoint, save_model
 from workshop_lib.distributed import LAYOUTS, gathered, joined, mean, seat, spread
 from workshop_lib.ngram import bits_per_char
 from workshop_lib.optimization import clip_by_global_norm, optimizers, schedule, set_learning_rate
 from workshop_lib.packing import IGNORE, Batches, Validation, encode, open_packed, pack, read_documents, validation_windows
-from workshop_lib.profile import get_profile
+from workshop_lib.profile import changed, get_profile
 from workshop_lib.throughput import can_compile, fast_arithmetic, flops_per_token, matmul_peak, number_format
 from workshop_lib.workspace import write_rows
 
@@ -79,6 +79,8 @@ def train(
     batches = Batches(tokens, settings.context, settings.batch_size, seed)
     steppers, run = optimizers(model, settings), Run()
     identity = asdict(settings) | {"seed": seed, "corpus_tokens": len(tokens)}
+    if checkpoint is not None:
+        check_place(checkpoint)
     if checkpoint is not None and checkpoint.exists():
         run = Run(**load_checkpoint(checkpoint, model, steppers, identity))
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -338,7 +340,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="토큰 파일로 사전학습하고 단계마다의 손실을 남긴다. torchrun 아래에서도 돈다.")
     parser.add_argument("tokens", type=Path, help="pack이 만든 토큰 파일")
     parser.add_argument("record", type=Path, help="손실을 적을 JSON 파일")
-    parser.add_argument("--settings", type=json.loads, default={}, help="프로필에서 바꿀 설정(JSON)")
+    parser.add_argument("--settings", default="{}", metavar="JSON", help="프로필에서 바꿀 설정(JSON)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--layout", choices=LAYOUTS, default="ddp", help="여러 프로세스가 모델을 나누는 방식")
     parser.add_argument("--checkpoint", type=Path, help="이어서 학습할 체크포인트. 이름이 .pt로 끝나면 파일 하나, 끝이 없으면 폴더. "
@@ -349,19 +351,23 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     if (chosen.model is None) != (chosen.tokenizer is None):
         parser.error("--model과 --tokenizer는 함께 준다")
-    settings = replace(get_profile().base_model, **chosen.settings)
-    packed = open_packed(chosen.tokens)
+    settings, packed = changed(get_profile().base_model, chosen.settings), open_packed(chosen.tokens)
+    check_outputs(chosen.record, chosen.model)
+    tokenizer = chosen.tokenizer and tokenization.load(chosen.tokenizer)
+    if tokenizer and len(tokenizer) != packed.vocab_size:
+        raise WorkshopError(f"토큰 파일의 어휘는 {packed.vocab_size:,}개인데 {chosen.tokenizer}의 어휘는 {len(tokenizer):,}개이다. "
+                            "토큰 파일을 만든 토크나이저를 준다.")
     with joined():
         model = new_model(settings, packed.vocab_size, chosen.seed)
         run = train(model, packed.array(), settings, chosen.seed, checkpoint=chosen.checkpoint, stop=chosen.stop, layout=chosen.layout)
         if chosen.model:
-            from transformers import AutoTokenizer
-
-            save_model(model, AutoTokenizer.from_pretrained(chosen.tokenizer), chosen.model)
+            save_model(model, tokenizer, chosen.model)
         if seat()[0] == 0:
             record = {"losses": run.losses, "gradient_norms": run.gradient_norms, "seconds": run.seconds}
             chosen.record.write_text(json.dumps(record), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    from workshop_lib.cli import reported
+
+    raise SystemExit(reported(main, "--checkpoint를 준 학습은 같은 명령이 마지막 체크포인트에서 이어 간다."))

@@ -6,11 +6,14 @@ it reads a number from its section. `WORKSHOP_PROFILE` picks the profile (defaul
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import KW_ONLY, dataclass, fields, replace
+from typing import TypeVar
 
 from workshop_lib import WorkshopError
 
+Settings = TypeVar("Settings")
 
 @dataclass(frozen=True)
 class CorpusSettings:
@@ -377,3 +380,25 @@ def with_settings(profile: Profile, section: str, **values: object) -> Profile:
     if unknown := set(values) - known:
         raise WorkshopError(f"프로필의 {section}에는 {', '.join(sorted(unknown))} 설정이 없다.")
     return replace(profile, **{section: replace(getattr(profile, section), **values)})
+
+
+def changed(settings: Settings, text: str) -> Settings:
+    """A copy of settings in which some numbers differ, as a command line gives them: '{"steps": 20}'.
+
+    Raises WorkshopError for what is no JSON object, a setting that does not exist, or a value of another kind.
+    """
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise WorkshopError(f"--settings의 값 {text}은(는) JSON이 아니다({error}). 예: --settings '{{\"steps\": 20}}'") from error
+    if not isinstance(values, dict):
+        raise WorkshopError(f"--settings의 값 {text}은(는) 이름과 값의 짝이 아니다. 예: --settings '{{\"steps\": 20}}'")
+    known = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    for name, value in values.items():
+        if name not in known:
+            raise WorkshopError(f"--settings에 적은 {name}이라는 설정은 없다. 있는 것: {', '.join(known)}")
+        kinds = {float: (int, float), tuple: (list,)}.get(type(known[name]), (type(known[name]),))
+        if type(value) not in kinds:
+            shown = json.dumps(value, ensure_ascii=False)
+            raise WorkshopError(f"--settings의 {name}에 {shown}은(는) 맞지 않는다. 지금 값은 {known[name]!r}이다.")
+    return replace(settings, **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

@@ -288,4 +288,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from workshop_lib.cli import reported
+
+    raise SystemExit(reported(main, "만들던 폴더를 지우고 다시 실행한다."))

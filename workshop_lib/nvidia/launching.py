@@ -150,4 +150,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from workshop_lib.cli import reported
+
+    raise SystemExit(reported(main, "띄운 작업도 함께 끝났다."))

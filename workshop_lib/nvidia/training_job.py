@@ -16,4 +16,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from workshop_lib.cli import reported
+
+    raise SystemExit(reported(main, "--checkpoint를 준 학습은 마지막 체크포인트에서 이어 간다."))
