@@ -232,7 +232,7 @@ def document() -> str:
     jinja.filters |= {"short": short, "placed": placed}
     return jinja.from_string(Path(__file__).with_suffix(".md").read_text(encoding="utf-8")).render(
         known=known, cases=CASES, device=H100, mfu=MFU, days=DAYS, text=text, largest=largest, base=base, other=other,
-        parameters=parameters, flops=flops_per_token, cache=cache_bytes, peak_share=model_flops_utilization,
+        parameters=parameters, flops=flops_per_token, cache=cache_bytes, peak_share=model_flops_utilization, micro_batches=micro_batches,
         plans=[plan(case, size, *text) for case in CASES for size in (10, 100)],
         layouts=[(layout, memory(largest.config, layout, largest.sequences)) for layout in layouts],
         foretold=base.tokens_per_s * flops_per_token(base.config, base.context) / flops_per_token(other.config, other.context),
