@@ -17,7 +17,8 @@ import torch
 from workshop_lib import WorkshopError, optimization, packing, pretraining, throughput
 from workshop_lib.architectures.transformer import Transformer
 from workshop_lib.checkpoints import load_model
-from workshop_lib.profile import PROFILES, get_profile
+from workshop_lib.posttraining import supervised
+from workshop_lib.profile import PROFILES, changed, get_profile
 from workshop_lib.workspace import Job
 
 TINY = replace(
@@ -353,6 +354,14 @@ def test_a_wrong_argument_is_named_before_anything_is_trained(tokenizer, tmp_pat
     monkeypatch.setattr(pretraining, "train", lambda *_, **__: pytest.fail("학습을 시작했다"))
     with pytest.raises(WorkshopError, match=message):
         pretraining.main(arguments)
+
+
+def test_settings_from_a_command_line_are_those_of_the_profile():
+    for profile in PROFILES.values():
+        for settings in (profile.base_model, supervised(profile.alignment)):
+            assert changed(settings, json.dumps(asdict(settings))) == settings
+    whole = replace(TINY, final_fraction=0)
+    assert changed(whole, '{"final_fraction": 0.5, "learning_rate": 1}') == replace(TINY, final_fraction=0.5, learning_rate=1)
 
 
 def test_the_command_tells_its_mistake_in_a_line(tmp_path):

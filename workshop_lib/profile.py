@@ -393,12 +393,12 @@ def changed(settings: Settings, text: str) -> Settings:
         raise WorkshopError(f"--settings의 값 {text}은(는) JSON이 아니다({error}). 예: --settings '{{\"steps\": 20}}'") from error
     if not isinstance(values, dict):
         raise WorkshopError(f"--settings의 값 {text}은(는) 이름과 값의 짝이 아니다. 예: --settings '{{\"steps\": 20}}'")
-    known = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    known = {field.name: field.type.split("[")[0] for field in fields(settings)}
+    kinds = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,), "tuple": (list,)}
     for name, value in values.items():
         if name not in known:
             raise WorkshopError(f"--settings에 적은 {name}이라는 설정은 없다. 있는 것: {', '.join(known)}")
-        kinds = {float: (int, float), tuple: (list,)}.get(type(known[name]), (type(known[name]),))
-        if type(value) not in kinds:
+        if type(value) not in kinds[known[name]]:
             shown = json.dumps(value, ensure_ascii=False)
-            raise WorkshopError(f"--settings의 {name}에 {shown}은(는) 맞지 않는다. 지금 값은 {known[name]!r}이다.")
+            raise WorkshopError(f"--settings의 {name}에 {shown}은(는) 맞지 않는다. 지금 값은 {getattr(settings, name)!r}이다.")
     return replace(settings, **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
