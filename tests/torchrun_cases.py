@@ -24,7 +24,7 @@ SETTINGS = replace(TINY, batch_size=12, checkpoint_every=100, evaluate_every=CUT
 
 def pretrain(folder: Path, layout: str, name: str, optimizer: str = "muon", ending: str = ".pt", **options) -> dict:
     """A run whose checkpoint, FOLDER/name.pt, holds its weights at the end (and what it begins with, where it is there already)."""
-    changes = {key: options.pop(key) for key in ("accumulation", "checkpoint_every", "dtype", "compile") if key in options}
+    changes = {key: options.pop(key) for key in ("accumulation", "checkpoint_every", "dtype") if key in options}
     settings = replace(SETTINGS, optimizer=optimizer, **changes)
     model = pretraining.new_model(settings, VOCABULARY).cpu()
     run = pretraining.train(model, tokens(), settings, validation=held_out(), checkpoint=folder / f"{name}{ending}", progress=False,
@@ -100,8 +100,6 @@ CASES = {
     "muon-fsdp": lambda folder: pretrain(folder, "fsdp", "muon-fsdp", sample=speak),
     "accumulated-fsdp": lambda folder: pretrain(folder, "fsdp", "accumulated-fsdp", accumulation=2),
     "bfloat16-fsdp": lambda folder: pretrain(folder, "fsdp", "bfloat16-fsdp", dtype="bfloat16"),
-    "compiled-fsdp": lambda folder: pretrain(folder, "fsdp", "compiled-fsdp", compile=True),
-    "compiled-ddp": lambda folder: pretrain(folder, "ddp", "compiled-ddp", compile=True),
     "cut-ddp": lambda folder: cut(folder, "ddp", "cut-ddp"),
     "cut-fsdp": lambda folder: cut(folder, "fsdp", "cut-fsdp"),
     "ddp-to-fsdp": lambda folder: go_on(folder, "fsdp", "cut-ddp"),
