@@ -145,7 +145,9 @@ def test_activations_are_the_tensors_of_a_layer_by_name(number, tensor):
     assert found["logits"] == again["logits"] == tokens * vocabulary * 3 * 4 / tensor
     gathered = memory(SMALL, Layout(4 * tensor, 3, tensor), 5, number=number)["gathered"]
     block = sum(p.numel() for p in Transformer(SMALL).model.layers[0].parameters())
-    assert gathered == 2 * max(block, vocabulary * width) * number / tensor and found["gathered"] == 0
+    assert gathered == 2 * block * number / tensor and block > vocabulary * width and found["gathered"] == 0
+    wide = memory(replace(SMALL, vocab_size=5_000), Layout(4 * tensor, 3, tensor), 5, number=number)["gathered"]
+    assert wide == 2 * 5_000 * width * number / tensor  # the table is the larger unit
 
 
 @pytest.mark.parametrize("config", [case.config for case in CASES], ids=[case.name for case in CASES])

@@ -6,7 +6,7 @@ import re
 import struct
 from dataclasses import replace
 from fnmatch import fnmatch
-from math import lcm
+from math import gcd, lcm
 
 import numpy as np
 import pytest
@@ -121,26 +121,34 @@ def test_turning_the_dial_turns_the_recipe(section, number, path, key):
     assert [found] == list(number.values())
 
 
-@EACH
+ODD = with_settings(get_profile("tiny"), "base_model", schedule="wsd", decay_fraction=0.5, final_fraction=0.25,
+                    batch_size=48, accumulation=4)  # fmt: skip
+ODD = with_settings(ODD, "alignment", pairs=100, conversations=150)  # each is seen more than once
+EACH_AND_ODD = pytest.mark.parametrize("profile", [*PROFILES.values(), ODD], ids=[*PROFILES, "odd"])
+
+
+@EACH_AND_ODD
 def test_schedules_begin_at_nothing_and_end_where_the_course_does(profile):
-    settings = profile.base_model
-    automodel, megatron = BY_PATH[profile.name, "automodel/pretrain.yaml"], BY_PATH[profile.name, "megatron/pretrain.yaml"]
+    settings, content = profile.base_model, {recipe.path: recipe.content for recipe in recipes(profile, PLACES)}
+    automodel, megatron = content["automodel/pretrain.yaml"], content["megatron/pretrain.yaml"]
     last = settings.learning_rate * settings.final_fraction
     assert automodel["lr_scheduler"]["min_lr"] == megatron["optimizer"]["min_lr"] == last
-    tuned = [BY_PATH[profile.name, f"automodel/{name}.yaml"] for name in ("pretrain", "classify_lora", "chat_lora")]
-    assert all(content["lr_scheduler"]["init_lr"] == 0 for content in tuned)
+    tuned = [content[f"automodel/{name}.yaml"] for name in ("pretrain", "classify_lora", "chat_lora")]
+    assert all(part["lr_scheduler"]["init_lr"] == 0 for part in tuned)
+    parts = settings.batch_size // settings.accumulation  # a micro-batch is no larger than the course's, shared by two devices
+    assert {automodel["step_scheduler"]["local_batch_size"], megatron["train"]["micro_batch_size"]} == {gcd(parts // 2, 8)}
     if settings.schedule == "wsd":
         wanted = round(settings.decay_fraction * settings.steps)
         assert automodel["lr_scheduler"]["wsd_decay_steps"] == megatron["scheduler"]["lr_wsd_decay_iters"]
         assert automodel["lr_scheduler"]["wsd_decay_steps"] == min(wanted, settings.steps - settings.warmup_steps)
     assert automodel["optimizer"]["betas"] == [settings.beta1, settings.beta2]
-    assert {content["seed"] for content in (*tuned, megatron["rng"])} == {profile.seed}
+    assert {part["seed"] for part in (*tuned, megatron["rng"])} == {profile.seed}
 
 
-@EACH
+@EACH_AND_ODD
 def test_each_recipe_starts_where_its_week_does_and_sees_its_data_often_enough(profile):
-    settings = profile.alignment
-    rl = {kind: BY_PATH[profile.name, f"nemo_rl/{kind}.yaml"] for kind in ("sft", "dpo", "rm")}
+    settings, found = profile.alignment, {recipe.path: recipe.content for recipe in recipes(profile, PLACES)}
+    rl = {kind: found[f"nemo_rl/{kind}.yaml"] for kind in ("sft", "dpo", "rm")}
     starts = {kind: content["policy"]["model_name"] for kind, content in rl.items()}
     assert starts == {"sft": "HOME/base_model", "dpo": "HOME/alignment/sft", "rm": "HOME/alignment/sft"}
     rows = {"sft": settings.conversations, "dpo": settings.pairs, "rm": settings.pairs}
@@ -151,8 +159,8 @@ def test_each_recipe_starts_where_its_week_does_and_sees_its_data_often_enough(p
         reads = {half: content["data"][half]["data_path"] for half in ("train", "validation")}
         assert all(path.endswith(f"_{half}.jsonl") for half, path in reads.items())
     for half, section in (("train", "dataset"), ("validation", "validation_dataset")):
-        assert BY_PATH[profile.name, "automodel/pretrain.yaml"][section]["splits_to_build"] == half
-        assert BY_PATH[profile.name, "automodel/chat_lora.yaml"][section]["truncation"]
+        assert found["automodel/pretrain.yaml"][section]["splits_to_build"] == half
+        assert found["automodel/chat_lora.yaml"][section]["truncation"]
 
 
 def test_what_a_tool_lacks_is_said():
