@@ -23,7 +23,7 @@ from workshop_lib.corpora import desk
 # tolerance is twenty times that, for other processors; a mistake (another batch order, another rate) is hundreds of times as large.
 LOSS = 1e-5
 WEIGHT = 1e-4
-TWO = ["adamw-ddp", "adamw-fsdp", "muon-ddp", "muon-fsdp", "accumulated-fsdp", "bfloat16-fsdp", "sft-ddp", "sft-fsdp",
+TWO = ["adamw-ddp", "adamw-fsdp", "muon-ddp", "muon-fsdp", "accumulated-fsdp", "bfloat16-fsdp", "sft-ddp", "sft-fsdp", "units-fsdp",
        "cut-ddp", "cut-fsdp", "ddp-to-fsdp", "fsdp-to-ddp", "fsdp-to-fsdp", "one-to-fsdp",
        "parts-cut-ddp", "parts-cut-fsdp", "parts-ddp-to-fsdp", "parts-fsdp-to-ddp", "parts-fsdp-to-fsdp", "parts-one-to-fsdp"]  # fmt: skip
 THREE = ["adamw-fsdp", "muon-fsdp", "fsdp-to-fsdp", "parts-fsdp-to-fsdp", "sft-fsdp"]  # 3 share nothing evenly: 64 rows, 2 blocks
@@ -113,6 +113,15 @@ def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch):
     monkeypatch.setattr("workshop_lib.alignment.seat", lambda: (0, 3))
     with pytest.raises(WorkshopError, match="배치 2줄로는"):
         finetune_chat(pretraining.new_model(TINY, VOCABULARY).cpu(), cases.chats(), Training(1, 2, 1e-3))
+
+
+def test_utilization_is_of_all_processes_peaks_together(monkeypatch):
+    record = pretraining.Run(losses=[1.0] * 6, gradient_norms=[1.0] * 6, rates=[1.0] * 6, seconds=2.0, step=6)
+    found = []
+    for ranks in (1, 4):
+        monkeypatch.setattr(pretraining, "seat", lambda ranks=ranks: (0, ranks))
+        found.append(pretraining._measure(record, torch.nn.Linear(1, 1), TINY, None, 1e3, 1e9)["mfu"])
+    assert found[0] == pytest.approx(6 * TINY.batch_size * TINY.context / 2.0 * 1e3 / 1e9) and found[0] == 4 * found[1]
 
 
 def test_muon_takes_an_empty_share_of_matrices():
@@ -256,6 +265,14 @@ def test_three_processes_share_what_cannot_be_divided_by_three(one, three, name)
     alone = name.split("-")[0] + "-one"
     assert np.abs(curve(three, name) - curve(one, alone)).max() < LOSS
     assert furthest(weights(three, name), weights(one, alone)) < WEIGHT
+
+
+@pytest.mark.slow
+def test_weights_are_whole_only_while_they_are_needed(two):
+    """Every block is a unit of its own: after an evaluation the outermost weights alone stay whole."""
+    found = {name: set(curve(two, "units-fsdp", name).tolist()) for name in ("all", "first", "gathered", "afterwards", "evaluated")}
+    assert found["first"] == found["afterwards"] == found["all"] and not found["gathered"]
+    assert found["evaluated"] == {name for name in found["all"] if ".layers." in name}
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from test_pretraining import TINY, VOCABULARY, tokens
 from workshop_lib import packing, pretraining
 from workshop_lib.alignment import Training, chat_loss, finetune_chat
 from workshop_lib.architectures.transformer import generate
-from workshop_lib.distributed import joined, seat, whole
+from workshop_lib.distributed import gathered, joined, seat, spread, whole
 
 CUT = 5  # the step at which a run is broken off, just after an evaluation
 SETTINGS = replace(TINY, batch_size=12, checkpoint_every=100, evaluate_every=CUT)  # 12 rows are shared evenly by 2 and by 3
@@ -93,6 +93,22 @@ def speak(model: torch.nn.Module) -> list[str]:
     return [str(generate(model, [9, 10], 8, temperature=0)), str(generate(model, [20, 30, 40], 40, temperature=0))]
 
 
+def units() -> dict:
+    """Of a model under FSDP2, which parameters each process holds only a part of: at first, gathered, afterwards, after an evaluation."""
+    model = pretraining.new_model(SETTINGS, VOCABULARY).cpu()
+    spread(model, "fsdp")
+
+    def shared() -> list[str]:
+        return sorted(name for name, weight in model.named_parameters() if hasattr(weight, "device_mesh"))
+
+    found = {"all": sorted(name for name, _ in model.named_parameters()), "first": shared()}
+    with gathered(model):
+        found["gathered"] = shared()
+    found["afterwards"] = shared()
+    pretraining.evaluate(model, held_out())
+    return found | {"evaluated": shared()}
+
+
 CASES = {
     "adamw-ddp": lambda folder: pretrain(folder, "ddp", "adamw-ddp", "adamw"),
     "adamw-fsdp": lambda folder: pretrain(folder, "fsdp", "adamw-fsdp", "adamw"),
@@ -112,6 +128,7 @@ CASES = {
     "parts-fsdp-to-ddp": lambda folder: go_on(folder, "ddp", "parts-cut-fsdp", ""),
     "parts-fsdp-to-fsdp": lambda folder: go_on(folder, "fsdp", "parts-cut-fsdp", ""),
     "parts-one-to-fsdp": lambda folder: go_on(folder, "fsdp", "parts-cut-one", ""),
+    "units-fsdp": lambda folder: units(),
     "sft-ddp": lambda folder: sft(folder, "ddp", "sft-ddp"),
     "sft-fsdp": lambda folder: sft(folder, "fsdp", "sft-fsdp"),
 }

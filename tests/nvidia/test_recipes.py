@@ -114,6 +114,26 @@ def test_the_schedule_is_the_courses(profile):
     assert max(abs(a - b) for a, b in zip(ours, theirs)) <= 1.01 * change
 
 
+def test_a_korean_folder_reaches_both_readers(tmp_path, monkeypatch):
+    """OmegaConf (Megatron-Bridge, NeMo RL) and NeMo AutoModel's own reader find the folder that the recipes were written with."""
+    from omegaconf import OmegaConf
+
+    loader = tool("nemo_automodel.components.config.loader")
+    monkeypatch.delenv("WORKSHOP_HOME", raising=False)
+    monkeypatch.delenv("WORKSHOP_RECIPES", raising=False)
+    home, folder = tmp_path / "홍길동의 산출물", tmp_path / "레시피"
+    for recipe in recipes(get_profile("tiny"), Places.of(home, folder)):
+        if recipe.path.startswith("serve"):
+            continue
+        if recipe.path.startswith("automodel"):
+            found = loader.resolve_yaml_env_vars(recipe.content)
+        else:
+            found = OmegaConf.to_container(OmegaConf.create(recipe.content), resolve=True)
+        text = json.dumps(found, ensure_ascii=False)
+        assert f'"{folder}/' in text and "oc.env" not in text, recipe.path
+        assert f'"{home}/' in text or recipe.path.endswith("classify_lora.yaml"), recipe.path
+
+
 def test_megatron_cores_classes_have_the_fields(home):
     from omegaconf import OmegaConf
 
