@@ -57,6 +57,16 @@ def test_the_removal_workflow_leaves_the_training_texts(both):
     assert len(rows) + removed == report.docs_in
 
 
+def test_the_same_text_twice_stays_once(tmp_path):
+    (tmp_path / "cleaned").mkdir()
+    rows = [("a", None), ("b", "too_short"), ("a", None), ("c", None), ("d", "foreign"), ("d", None), ("a", None)]
+    for number, (identity, reason) in enumerate(rows):
+        row = {"number": number, "id": identity, "source": "s", "text": identity, "reason": reason}
+        table = curator.pa.Table.from_pylist([row], schema=curator.CLEANED)
+        curator.parquet.write_table(table, tmp_path / "cleaned" / f"{7 - number}.parquet")  # the names say nothing
+    assert curator.unwanted(tmp_path / "cleaned", {"a", "d"}) == [1, 2, 3, 4, 6]
+
+
 def test_shards_keep_bytes_and_texts(tmp_path):
     documents = [{"id": f"{n}", "source": "s", **({"raw": bytes([n, 0, 255])} if n % 2 else {"text": f"글 {n}"})} for n in range(7)]
     assert curator.write_shards(iter(documents), tmp_path / "raw", size=3) == 7

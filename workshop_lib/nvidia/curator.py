@@ -222,7 +222,7 @@ def in_order(folder: Path) -> list[Path]:
 def local_ray(cores: int | None = None) -> Iterator[None]:
     """Ray on this machine for as long as the block lasts, unless RAY_ADDRESS names a cluster."""
     logger.disable("nemo_curator")
-    for name in ("ray", "ray.data"):
+    for name in ("ray", "ray.data", "ray._private.worker"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         if not os.environ.get("RAY_ADDRESS"):
@@ -235,12 +235,24 @@ def local_ray(cores: int | None = None) -> Iterator[None]:
         logger.enable("nemo_curator")
 
 
+def unwanted(cleaned: Path, kept: set[str]) -> list[int]:
+    """Numbers of the cleaned rows that are not in the corpus. An id is made of the text, so the same text twice is the same id
+    twice: the first that the rules let pass stays, as in the library."""
+    numbers, left = [], set(kept)
+    for path in in_order(cleaned):
+        for row in parquet.read_table(path, columns=["number", "id", "reason"]).to_pylist():
+            if row["reason"] is None and row["id"] in left:
+                left.remove(row["id"])
+            else:
+                numbers.append(row["number"])
+    return numbers
+
+
 def remove(cleaned: Path, kept: set[str], out: Path, cores: int | None = None) -> int:
-    """Write the cleaned rows whose id is in `kept` as JSONL files (id, source, text) under `out`, by Curator's removal workflow:
+    """Write the cleaned rows that are in `kept` (ids) as JSONL files (id, source, text) under `out`, by Curator's removal workflow:
     each worker drops from its own file the numbers on the list. Returns how many rows were removed."""
     doomed = out.with_name(out.name + ".removed.parquet")
-    numbers = [row["number"] for path in in_order(cleaned) for row in parquet.read_table(path, columns=["number", "id"]).to_pylist()
-               if row["id"] not in kept]
+    numbers = unwanted(cleaned, kept)
     parquet.write_table(pa.table({"id": pa.array(numbers, pa.int64())}), doomed)
     with local_ray(cores):
         workflow = TextDuplicatesRemovalWorkflow(
@@ -277,6 +289,8 @@ def main(arguments: list[str] | None = None) -> int:
     metrics = corpus.build(job, engine(out / "curator", chosen.cores))
     removed = remove(out / "curator" / "1" / "cleaned", set(corpus.read_texts(out / "train.jsonl")), out / "curated", chosen.cores)
     shutil.rmtree(out / "curator")
+    if metrics["docs_in"] != metrics["docs_out"] + removed:
+        raise AssertionError(f"{metrics['docs_in']} documents in, {metrics['docs_out']} out, {removed} removed by Curator")
     print(f"문서 {metrics['docs_in']:,.0f}개를 {time.perf_counter() - start:.0f}초에 정제해 {metrics['docs_out']:,.0f}개를 남기고 "
           f"{removed:,}개를 뺐다.")
     if chosen.against is None:
