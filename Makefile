@@ -31,14 +31,15 @@ NVIDIA ?= .venv-nvidia
 test-nvidia: $(NVIDIA)/ready
 	$(NVIDIA)/bin/python -m pytest -q -m nvidia tests/nvidia
 
-RECIPES := $(wildcard tests/nvidia/requirements-recipes.txt)
+# Further tools: they ask for versions that do not go together and run with these, so nothing of theirs is resolved.
+BESIDE := tests/nvidia/requirements-recipes.txt tests/nvidia/requirements-skypilot.txt
 
-$(NVIDIA)/ready: tests/nvidia/requirements.txt tests/nvidia/constraints.txt $(RECIPES)
+$(NVIDIA)/ready: tests/nvidia/requirements.txt tests/nvidia/constraints.txt $(BESIDE)
 	$(PYTHON) -m venv $(NVIDIA)
 	$(NVIDIA)/bin/python -m pip install --quiet --upgrade pip
-	$(NVIDIA)/bin/python -m pip install --quiet $$(grep '^torch==' $<)
+	$(NVIDIA)/bin/python -m pip install --quiet $$(grep '^torch==' $<) --constraint tests/nvidia/constraints.txt
 	$(NVIDIA)/bin/python -m pip install --quiet --requirement $< --constraint tests/nvidia/constraints.txt
-	$(if $(RECIPES),$(NVIDIA)/bin/python -m pip install --quiet --no-deps --requirement $(RECIPES))
+	$(NVIDIA)/bin/python -m pip install --quiet --no-deps $(addprefix --requirement ,$(BESIDE))
 	$(NVIDIA)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 

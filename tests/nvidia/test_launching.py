@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import yaml
 
 os.environ["NEMORUN_HOME"] = os.path.join(os.environ["WORKSHOP_HOME"], "nemo_run")  # read when it is imported
 if importlib.util.find_spec("nemo_run") is None:  # there, but broken, is no reason to skip
@@ -69,12 +70,21 @@ def test_a_cluster_without_an_account_is_named(tmp_path, monkeypatch):
         launching.slurm_executor(tmp_path)
 
 
-def test_skypilot_says_what_is_missing(monkeypatch):
+def test_without_skypilot_it_is_named(monkeypatch):
     monkeypatch.setenv("WORKSHOP_IMAGE", "registry.example/workshop:1")
-    try:
-        import sky  # noqa: F401
-    except ImportError:
-        with pytest.raises(WorkshopError, match="SkyPilot이 없다"):
-            launching.skypilot_executor()
-    else:
-        assert launching.skypilot_executor(nodes=2, gpus=4).num_nodes == 2
+    monkeypatch.setattr("nemo_run.core.execution.skypilot._SKYPILOT_AVAILABLE", False)
+    with pytest.raises(WorkshopError, match="SkyPilot이 없다"):
+        launching.skypilot_executor()
+
+
+def test_the_skypilot_task_runs_one_torchrun_a_machine(tokens, tmp_path, monkeypatch):
+    pytest.importorskip("sky", exc_type=ImportError)
+    monkeypatch.setenv("WORKSHOP_IMAGE", "registry.example/workshop:1")
+    job = launching.Training(str(tokens), str(tmp_path / "record.json"), SMALL).write(tmp_path / "job.json")
+    executor = launching.skypilot_executor(nodes=2, gpus=4, also=(tmp_path,))
+    [resources] = executor.to_resources()
+    assert resources.extract_docker_image() == "registry.example/workshop:1" and resources.accelerators == {"H100": 4}
+    task = yaml.safe_load(launching.task_file(launching.training_script(job), executor))
+    assert task["num_nodes"] == 2 and task["file_mounts"][str(tmp_path)] == str(tmp_path) and task["envs"]["WORKSHOP_PROFILE"] == "gpu"
+    command = next(line for line in task["run"].splitlines() if "torchrun" in line)
+    assert "--nnodes 2 --nproc-per-node 4" in command and command.rstrip().endswith(f"-m workshop_lib.nvidia.training_job {job}")

@@ -282,6 +282,8 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.out.exists():
         raise WorkshopError(f"{chosen.out}이(가) 이미 있다. 새 폴더를 준다.")
+    if chosen.against and not (chosen.against / "train.jsonl").is_file():
+        raise WorkshopError(f"{chosen.against}에 견줄 말뭉치(train.jsonl)가 없다. `workshop run --weeks 2`가 runs/default/corpus에 만든다.")
     profile = get_profile(chosen.profile) if chosen.profile else get_profile()
     chosen.out.mkdir(parents=True)
     out, start = chosen.out.absolute(), time.perf_counter()

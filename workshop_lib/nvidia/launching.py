@@ -2,6 +2,7 @@
 
     python -m workshop_lib.nvidia.launching local train.bin record.json --processes 2
     python -m workshop_lib.nvidia.launching slurm train.bin record.json --nodes 2     # shows the batch script, sends nothing
+    python -m workshop_lib.nvidia.launching skypilot train.bin record.json --nodes 2  # shows the task, rents nothing
 
 What is launched never changes (`training_script`); only the executor does. Notable choices
 - The script takes one argument, a JSON file. NeMo Run quotes arguments for a shell, and its local executor has none.
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import nemo_run as run
 from nemo_run.core.tunnel.client import LocalTunnel
+from nemo_run.run.job import Job
 
 from workshop_lib import WorkshopError
 
@@ -76,18 +78,22 @@ def slurm_executor(
     )  # fmt: skip
 
 
-def skypilot_executor(nodes: int = 1, gpus: int = 8, kind: str = "H100") -> run.SkypilotExecutor:
-    """The same on machines that SkyPilot rents. Needs `pip install 'nemo-run[skypilot]'` and a cloud account; costs money.
+def skypilot_executor(nodes: int = 1, gpus: int = 8, kind: str = "H100", also: tuple[Path, ...] = ()) -> run.SkypilotExecutor:
+    """The same on machines that SkyPilot rents; costs money. `also`: folders that are copied there under the same names.
 
     Reads WORKSHOP_IMAGE. Raises WorkshopError without SkyPilot. The machines are given back after ten idle minutes.
     """
+    image = _required(IMAGE)
     try:
         return run.SkypilotExecutor(
-            gpus=kind, gpus_per_node=gpus, num_nodes=nodes, container_image=_required(IMAGE), cluster_name="workshop",
-            env_vars={"WORKSHOP_PROFILE": "gpu"}, autodown=True, idle_minutes_to_autostop=10, launcher="torchrun",
+            gpus=kind, gpus_per_node=gpus, num_nodes=nodes, cluster_name="workshop", env_vars={"WORKSHOP_PROFILE": "gpu"},
+            container_image=f"docker:{image}",  # without the word it is the name of a cloud's machine image
+            file_mounts={str(path): str(path) for path in sorted(set(also))},
+            autodown=True, idle_minutes_to_autostop=10, launcher="torchrun",
         )  # fmt: skip
     except AssertionError as error:
-        raise WorkshopError("이 환경에 SkyPilot이 없다. `pip install 'nemo-run[skypilot]'` 뒤에 `sky check`로 계정을 확인한다.") from error
+        raise WorkshopError("이 환경에 SkyPilot이 없다. `make test-nvidia`의 환경(.venv-nvidia)을 쓰거나, 새 가상환경에 "
+                            "`pip install 'nemo-run[skypilot]==0.11.1' leptonai==0.27.3`을 한다.") from error
 
 
 def launch(script: run.Script, executor: run.Executor, name: str = "pretraining") -> None:
@@ -102,11 +108,23 @@ def launch(script: run.Script, executor: run.Executor, name: str = "pretraining"
 
 def batch_script(script: run.Script, executor: run.SlurmExecutor, name: str = "pretraining") -> str:
     """The sbatch file that `launch` would send. Nothing is sent, no cluster is asked."""
+    sent = _rehearsed(script, executor, name).executor
+    return Path(sent.experiment_dir, f"{sent.job_name}_sbatch.sh").read_text(encoding="utf-8")
+
+
+def task_file(script: run.Script, executor: run.SkypilotExecutor, name: str = "pretraining") -> str:
+    """The task that `launch` would give to SkyPilot, as YAML. Nothing is rented, no cloud is asked."""
+    from sky.utils.yaml_utils import dump_yaml_str
+
+    return dump_yaml_str(_rehearsed(script, executor, name)._dryrun_info.request.task.to_yaml_config())
+
+
+def _rehearsed(script: run.Script, executor: run.Executor, name: str) -> Job:
+    """The job of an experiment that has been made ready and not sent."""
     with _no_terminal(), run.Experiment(name) as experiment:
         experiment.add(script, executor=executor, name=name)
         experiment.dryrun(log=False, delete_exp_dir=False)
-        sent = experiment.jobs[0].executor
-        return Path(sent.experiment_dir, f"{sent.job_name}_sbatch.sh").read_text(encoding="utf-8")
+        return experiment.jobs[0]
 
 
 @contextlib.contextmanager
@@ -127,25 +145,31 @@ def _required(variable: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Launch on this machine, or show what a Slurm cluster would be sent."""
+    """Launch on this machine, or show what a cluster or a cloud would be sent."""
     parser = argparse.ArgumentParser(description="5주차의 사전학습을 NeMo Run으로 띄운다.")
-    parser.add_argument("where", choices=("local", "slurm"), help="local: 여기서 실행, slurm: 보낼 스크립트만 보이기")
+    parser.add_argument("where", choices=("local", "slurm", "skypilot"), help="local: 여기서 실행, 나머지: 보낼 것만 보이기")
     parser.add_argument("tokens", type=Path, help="pack이 만든 토큰 파일")
     parser.add_argument("record", type=Path, help="손실을 적을 JSON 파일")
     parser.add_argument("--settings", type=json.loads, default={}, help="프로필에서 바꿀 설정(JSON)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=2, help="local의 프로세스 수, slurm의 노드당 GPU 수")
-    parser.add_argument("--nodes", type=int, default=1, help="slurm의 노드 수")
+    parser.add_argument("--processes", type=int, default=2, help="프로세스 수: 기계마다, slurm과 skypilot에서는 GPU마다 하나")
+    parser.add_argument("--nodes", type=int, default=1, help="slurm과 skypilot의 기계 수")
     chosen, options = parser.parse_known_args(arguments)  # what is not the launcher's is the training's
     tokens, record = chosen.tokens.absolute(), chosen.record.absolute()
+    if not tokens.is_file():
+        raise WorkshopError(f"토큰 파일이 없다: {tokens}. 5주차의 pack이 만든다.")
+    record.parent.mkdir(parents=True, exist_ok=True)
     job = Training(str(tokens), str(record), chosen.settings, chosen.seed, tuple(options)).write(record.with_suffix(".job.json"))
     if chosen.where == "local":
         launch(training_script(job), local_executor(chosen.processes))
         losses = json.loads(record.read_text(encoding="utf-8"))["losses"]
         print(f"{chosen.processes}개 프로세스로 {len(losses)}단계를 마쳤다. 손실 {losses[0]:.4f} → {losses[-1]:.4f}")
-    else:
+    elif chosen.where == "slurm":
         print(batch_script(training_script(job), slurm_executor(
             record.parent, chosen.nodes, chosen.processes, also=(tokens.parent,))))
+    else:
+        print(task_file(training_script(job), skypilot_executor(
+            chosen.nodes, chosen.processes, also=(record.parent, tokens.parent))))
     return 0
 
 
