@@ -25,7 +25,7 @@ test: env
 	$(BIN)/pytest -q --nbval --nbval-current-env --nbval-cell-timeout=600 solutions notebooks \
 		tests/test_report_card.py::test_a_table_asks_for_metrics_that_its_stage_writes
 
-# Optional: NeMo Curator, NeMo Run and their kind in an environment of their own (Linux, Python 3.11-3.13, 2 GB with a CPU torch).
+# Optional: NeMo Curator, NeMo Run and their kind in an environment of their own (Linux, Python 3.11-3.13, 2.3 GB with a CPU torch).
 NVIDIA ?= .venv-nvidia
 
 test-nvidia: $(NVIDIA)/ready
