@@ -273,6 +273,8 @@ def test_weights_are_whole_only_while_they_are_needed(two):
     found = {name: set(curve(two, "units-fsdp", name).tolist()) for name in ("all", "first", "gathered", "afterwards", "evaluated")}
     assert found["first"] == found["afterwards"] == found["all"] and not found["gathered"]
     assert found["evaluated"] == {name for name in found["all"] if ".layers." in name}
+    first, *others = curve(two, "units-fsdp", "brought")
+    assert first >= len(found["all"]) and others == [0]  # a checkpoint's tensors come together in one process
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from test_pretraining import TINY, VOCABULARY, tokens
 from workshop_lib import packing, pretraining
 from workshop_lib.alignment import Training, chat_loss, finetune_chat
 from workshop_lib.architectures.transformer import generate
-from workshop_lib.distributed import gathered, joined, seat, spread, whole
+from workshop_lib.distributed import gathered, joined, scatter, seat, spread, whole
 
 CUT = 5  # the step at which a run is broken off, just after an evaluation
 SETTINGS = replace(TINY, batch_size=12, checkpoint_every=100, evaluate_every=CUT)  # 12 rows are shared evenly by 2 and by 3
@@ -94,7 +94,8 @@ def speak(model: torch.nn.Module) -> list[str]:
 
 
 def units() -> dict:
-    """Of a model under FSDP2, which parameters each process holds only a part of: at first, gathered, afterwards, after an evaluation."""
+    """Of a model under FSDP2, which parameters each process holds only a part of: at first, gathered, afterwards, after an evaluation;
+    and how many whole tensors each has for a checkpoint."""
     model = pretraining.new_model(SETTINGS, VOCABULARY).cpu()
     spread(model, "fsdp")
 
@@ -106,7 +107,11 @@ def units() -> dict:
         found["gathered"] = shared()
     found["afterwards"] = shared()
     pretraining.evaluate(model, held_out())
-    return found | {"evaluated": shared()}
+    found["evaluated"], counts = shared(), [0] * seat()[1]
+    scatter(model)
+    brought = whole(model.state_dict()).values()
+    torch.distributed.all_gather_object(counts, sum(weight is not None for weight in brought))
+    return found | {"brought": counts}
 
 
 CASES = {
