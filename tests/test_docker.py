@@ -237,6 +237,17 @@ def test_the_services_run_without_a_gpu():
         assert service["cap_drop"] == ["ALL"] and service["image"].startswith("llm-workshop:")
 
 
+def test_servers_listen_to_the_world_outside_their_container_and_the_notebooks_want_a_token():
+    """What the host may see is for `ports` to say: inside, 127.0.0.1 would be reached by nobody."""
+    for name in FILES:
+        [lab] = [stage for stage in stages(text(f"docker/{name}")) if "jupyter" in "".join(stage.all("CMD"))]
+        assert "--ip=0.0.0.0" in lab.all("CMD")[-1] and lab.all("HEALTHCHECK")[-1].endswith('/api/contents", "403"]')
+    services = compose("compose.yaml")["services"]
+    command = services["serve"]["command"]
+    assert command[command.index("--host") + 1] == "0.0.0.0" and services["serve"]["healthcheck"]["test"][-1] == "200"
+    assert all(volume.endswith(":ro") for volume in services["triton"]["volumes"])  # a server writes nothing to a learner's artefacts
+
+
 def test_only_the_override_asks_for_a_gpu():
     services = compose("compose.gpu.yaml")["services"]
     assert set(services) == {"lab", "serve", "vllm", "tensorrt-llm"}
