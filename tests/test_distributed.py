@@ -102,7 +102,7 @@ def test_without_torchrun_nothing_is_spread():
 
 
 def test_an_unknown_layout_is_refused():
-    with pytest.raises(WorkshopError, match="배치 방식 'zero'"):
+    with pytest.raises(WorkshopError, match="나누는 방식 'zero'"):
         distributed.spread(torch.nn.Linear(2, 2), "zero")
 
 

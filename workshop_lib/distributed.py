@@ -65,7 +65,7 @@ def spread(model: nn.Module, layout: str = "ddp", call: nn.Module | None = None)
     Raises WorkshopError for an unknown layout.
     """
     if layout not in LAYOUTS:
-        raise WorkshopError(f"배치 방식 '{layout}'은(는) 없다. {'와 '.join(LAYOUTS)} 가운데 하나를 쓴다.")
+        raise WorkshopError(f"나누는 방식 '{layout}'은(는) 없다. {'와 '.join(LAYOUTS)} 가운데 하나를 쓴다.")
     if seat()[1] == 1:
         return call or model
     if layout == "ddp":
