@@ -209,6 +209,12 @@ def test_recomputing_is_the_last_resort_and_costs_a_third_more():
     assert found["hours"][1] == pytest.approx(usual["hours"][1] * 4 / 3)
 
 
+@pytest.mark.parametrize("numbers", [(0,), (4, 0, 3), (2, 0, 8), (8, 0, 2, 8), (8, 4), (8, -1)])
+def test_a_layout_that_cannot_be_is_refused(numbers):
+    with pytest.raises(WorkshopError, match="나눌 수 없다"):
+        Layout(*numbers)
+
+
 def test_what_cannot_be_done_in_time_is_said():
     with pytest.raises(WorkshopError, match="4,096"):
         plan(CASES[-1], 1e6, *TEXT, days=0.01)

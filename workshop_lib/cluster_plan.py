@@ -41,13 +41,21 @@ class Accelerator:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a model lies on devices. `zero`: which of optimiser (1), gradients (2), weights (3) the data-parallel group divides."""
+    """How a model lies on devices. `zero`: which of optimiser (1), gradients (2), weights (3) the data-parallel group divides.
+
+    Raises WorkshopError for devices that cannot be shared so.
+    """
 
     gpus: int = 1
     zero: int = 0
     tensor: int = 1
     pipeline: int = 1
     recompute: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.gpus, self.tensor, self.pipeline) < 1 or self.gpus % (self.tensor * self.pipeline) or self.zero not in range(4):
+            raise WorkshopError(f"GPU {self.gpus}개를 텐서 {self.tensor} × 파이프라인 {self.pipeline}, ZeRO-{self.zero}로 나눌 수 없다. "
+                                "두 병렬의 곱은 GPU 수의 약수이고 ZeRO는 0–3이다.")
 
     @property
     def data(self) -> int:
