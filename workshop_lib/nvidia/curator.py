@@ -270,12 +270,13 @@ def remove(cleaned: Path, kept: set[str], out: Path, cores: int | None = None) -
 
 def main(arguments: list[str] | None = None) -> int:
     """Build the corpus with Curator; with --against, say file by file whether it equals the library's."""
-    from workshop_lib.profile import get_profile
+    from workshop_lib.profile import changed, get_profile
     from workshop_lib.workspace import Job
 
     parser = argparse.ArgumentParser(description="2주차의 말뭉치를 NeMo Curator로 만든다.")
     parser.add_argument("out", type=Path, help="말뭉치를 둘 새 폴더")
     parser.add_argument("--profile", help="규모: tiny, small, gpu (기본: WORKSHOP_PROFILE 또는 tiny)")
+    parser.add_argument("--settings", default="{}", metavar="JSON", help="프로필에서 바꿀 설정(JSON)")
     parser.add_argument("--data", type=Path, help="실제 데이터 폴더 (기본: 함께 실린 말뭉치)")
     parser.add_argument("--cores", type=int, help="이 기계에서 쓸 코어 (기본: 전부)")
     parser.add_argument("--against", type=Path, help="견줄 말뭉치 폴더. 예: runs/default/corpus")
@@ -285,9 +286,10 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.against and not (chosen.against / "train.jsonl").is_file():
         raise WorkshopError(f"{chosen.against}에 견줄 말뭉치(train.jsonl)가 없다. `workshop run --weeks 2`가 runs/default/corpus에 만든다.")
     profile = get_profile(chosen.profile) if chosen.profile else get_profile()
+    settings = changed(profile.corpus, chosen.settings)
     chosen.out.mkdir(parents=True)
     out, start = chosen.out.absolute(), time.perf_counter()
-    job = Job(out, {}, profile.corpus, profile.seed, chosen.data)
+    job = Job(out, {}, settings, profile.seed, chosen.data)
     metrics = corpus.build(job, engine(out / "curator", chosen.cores))
     removed = remove(out / "curator" / "1" / "cleaned", set(corpus.read_texts(out / "train.jsonl")), out / "curated", chosen.cores)
     shutil.rmtree(out / "curator")
