@@ -115,6 +115,15 @@ def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch):
         finetune_chat(pretraining.new_model(TINY, VOCABULARY).cpu(), cases.chats(), Training(1, 2, 1e-3))
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(WorkshopError, match="GPU는 1개"), distributed.joined():
+        pytest.fail("프로세스가 모였다")
+
+
 def test_utilization_is_of_all_processes_peaks_together(monkeypatch):
     record = pretraining.Run(losses=[1.0] * 6, gradient_norms=[1.0] * 6, rates=[1.0] * 6, seconds=2.0, step=6)
     found = []

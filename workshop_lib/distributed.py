@@ -32,11 +32,17 @@ LAYOUTS = ("ddp", "fsdp")
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Inside, the processes that torchrun started know each other (NCCL with a GPU each, gloo without); without torchrun, nothing."""
+    """Inside, the processes that torchrun started know each other (NCCL with a GPU each, gloo without); without torchrun, nothing.
+
+    Raises WorkshopError where there are GPUs, but not one for each process.
+    """
     if "WORLD_SIZE" not in os.environ:
         yield
         return
     gpu = torch.cuda.is_available()
+    if gpu and int(os.environ["LOCAL_RANK"]) >= torch.cuda.device_count():
+        raise WorkshopError(f"이 기계의 GPU는 {torch.cuda.device_count()}개인데 프로세스를 그보다 많이 띄웠다. --nproc_per_node를 "
+                            "GPU 수로 줄이거나, CUDA_VISIBLE_DEVICES= 를 앞에 적어 CPU에서 돌린다.")
     if gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if gpu else "gloo")
