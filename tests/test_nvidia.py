@@ -5,8 +5,10 @@ import re
 import subprocess
 import sys
 from dataclasses import asdict
+from importlib.util import find_spec
 
 import numpy as np
+import pytest
 
 from workshop_lib import packing
 from workshop_lib.nvidia import training_job
@@ -29,6 +31,14 @@ def test_a_job_file_trains(tmp_path):
 def test_the_package_and_the_job_import_no_nvidia_engine():
     code = "import sys, workshop_lib.nvidia.training_job; print([m for m in sys.modules if m.startswith(('nemo', 'ray'))])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("module, engine", [("curator", "ray"), ("launching", "nemo_run")])
+def test_the_commands_say_which_python_has_their_engine(module, engine):
+    if find_spec(engine):
+        pytest.skip(f"{engine}이 있는 환경이다")
+    done = subprocess.run([sys.executable, "-m", f"workshop_lib.nvidia.{module}"], capture_output=True, encoding="utf-8")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and ".venv-nvidia/bin/python" in done.stderr
 
 
 def test_the_engines_versions_are_pinned():

@@ -33,7 +33,13 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
-import ray
+
+try:
+    import ray
+except ModuleNotFoundError:
+    if __name__ != "__main__":
+        raise
+    raise SystemExit("오류: 이 파이썬에는 NeMo Curator가 없다. `make test-nvidia`가 만드는 .venv-nvidia/bin/python으로 실행한다.") from None
 from loguru import logger
 from nemo_curator.backends.ray_data import RayDataExecutor
 from nemo_curator.pipeline import Pipeline

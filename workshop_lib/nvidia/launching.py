@@ -22,7 +22,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import nemo_run as run
+try:
+    import nemo_run as run
+except ModuleNotFoundError:
+    if __name__ != "__main__":
+        raise
+    raise SystemExit("오류: 이 파이썬에는 NeMo Run이 없다. `make test-nvidia`가 만드는 .venv-nvidia/bin/python으로 실행한다.") from None
 from nemo_run.core.tunnel.client import LocalTunnel
 from nemo_run.run.job import Job
 
