@@ -116,7 +116,7 @@ def test_the_schedule_is_the_courses(profile):
 
 def test_a_korean_folder_reaches_both_readers(tmp_path, monkeypatch):
     """OmegaConf (Megatron-Bridge, NeMo RL) and NeMo AutoModel's own reader find the folder that the recipes were written with."""
-    from omegaconf import OmegaConf
+    OmegaConf = tool("omegaconf").OmegaConf
 
     loader = tool("nemo_automodel.components.config.loader")
     monkeypatch.delenv("WORKSHOP_HOME", raising=False)
@@ -135,7 +135,7 @@ def test_a_korean_folder_reaches_both_readers(tmp_path, monkeypatch):
 
 
 def test_megatron_cores_classes_have_the_fields(home):
-    from omegaconf import OmegaConf
+    OmegaConf = tool("omegaconf").OmegaConf
 
     tool("megatron.core")
     recipe = OmegaConf.to_container(OmegaConf.load(home[1] / "megatron" / "pretrain.yaml"), resolve=True)
