@@ -64,8 +64,18 @@ SIGNED = CLEANED.append(pa.field("key", pa.uint64())).append(pa.field("signature
 # --- the stages ---------------------------------------------------------------------------------------------
 
 
+class CleanedRows(ProcessingStage[DocumentBatch, DocumentBatch]):
+    """A stage that takes rows of `CLEANED` and gives rows of `CLEANED`, where it does not say otherwise."""
+
+    def inputs(self) -> tuple[list[str], list[str]]:
+        return ["data"], CLEANED.names
+
+    def outputs(self) -> tuple[list[str], list[str]]:
+        return ["data"], CLEANED.names
+
+
 @dataclass
-class CleanDocuments(ProcessingStage[DocumentBatch, DocumentBatch]):
+class CleanDocuments(CleanedRows):
     """Decode, repair, extract, normalise, mask and judge by rules: `cleaning.clean_document` for each row."""
 
     line_model: lines.LineModel | None = field(default=None, repr=False)
@@ -73,9 +83,6 @@ class CleanDocuments(ProcessingStage[DocumentBatch, DocumentBatch]):
 
     def inputs(self) -> tuple[list[str], list[str]]:
         return ["data"], RAW.names
-
-    def outputs(self) -> tuple[list[str], list[str]]:
-        return ["data"], CLEANED.names
 
     def process(self, task: DocumentBatch) -> DocumentBatch:
         documents = [{key: value for key, value in row.items() if value is not None} for row in task.to_pyarrow().to_pylist()]
@@ -85,17 +92,11 @@ class CleanDocuments(ProcessingStage[DocumentBatch, DocumentBatch]):
 
 
 @dataclass
-class JudgePages(ProcessingStage[DocumentBatch, DocumentBatch]):
+class JudgePages(CleanedRows):
     """The quality classifier, on web pages only."""
 
     model: quality.QualityModel | None = field(default=None, repr=False)
     name: str = "judge_pages"
-
-    def inputs(self) -> tuple[list[str], list[str]]:
-        return ["data"], CLEANED.names
-
-    def outputs(self) -> tuple[list[str], list[str]]:
-        return ["data"], CLEANED.names
 
     def process(self, task: DocumentBatch) -> DocumentBatch:
         rows, results = _unpacked(task)
@@ -104,18 +105,12 @@ class JudgePages(ProcessingStage[DocumentBatch, DocumentBatch]):
 
 
 @dataclass
-class KeepBenchmarksOut(ProcessingStage[DocumentBatch, DocumentBatch]):
+class KeepBenchmarksOut(CleanedRows):
     """Decontamination: nothing that shares `size` words in a row with an evaluation item stays."""
 
     benchmark: frozenset[str] = field(default=frozenset(), repr=False)
     size: int = 8
     name: str = "keep_benchmarks_out"
-
-    def inputs(self) -> tuple[list[str], list[str]]:
-        return ["data"], CLEANED.names
-
-    def outputs(self) -> tuple[list[str], list[str]]:
-        return ["data"], CLEANED.names
 
     def process(self, task: DocumentBatch) -> DocumentBatch:
         rows, results = _unpacked(task)
@@ -124,14 +119,11 @@ class KeepBenchmarksOut(ProcessingStage[DocumentBatch, DocumentBatch]):
 
 
 @dataclass
-class Fingerprint(ProcessingStage[DocumentBatch, DocumentBatch]):
+class Fingerprint(CleanedRows):
     """Content key and MinHash signature of each keeper; of the rejected a sample of the text is left."""
 
     hashing: tuple[np.ndarray, np.ndarray] = field(default=None, repr=False)
     name: str = "fingerprint"
-
-    def inputs(self) -> tuple[list[str], list[str]]:
-        return ["data"], CLEANED.names
 
     def outputs(self) -> tuple[list[str], list[str]]:
         return ["data"], SIGNED.names
