@@ -6,7 +6,7 @@ import re
 import struct
 from dataclasses import replace
 from fnmatch import fnmatch
-from math import gcd, lcm
+from math import gcd
 
 import numpy as np
 import pytest
@@ -49,12 +49,11 @@ def test_pretraining_sees_as_many_tokens_as_the_course(profile):
 @EACH
 def test_batches_can_be_shared_by_two_devices(profile):
     for name, content in ((r.path, r.content) for n, r in EVERY if n == profile.name):
-        flat = json.loads(json.dumps(content))
-        for section in (flat.get("step_scheduler"), flat.get("train"), flat.get("policy")):
+        for section in (content.get("step_scheduler"), content.get("train"), content.get("policy")):
             whole = section and (section.get("global_batch_size") or section.get("train_global_batch_size"))
             part = section and (section.get("local_batch_size") or section.get("micro_batch_size") or section.get("train_micro_batch_size"))
             if whole:
-                assert whole % lcm(part, 2 * part) == 0, name
+                assert whole % (2 * part) == 0, name
 
 
 @EACH
@@ -174,7 +173,6 @@ def test_files_have_no_anchors_and_read_back_as_they_were():
         text = recipe_folder.as_yaml(recipe)
         assert yaml.safe_load(text) == json.loads(json.dumps(recipe.content)) and "&id" not in text
         assert text.startswith(f"# {recipe.week}주차: ") and recipe.command in text
-    assert all(not isinstance(value, str) or "/tmp" not in value for _, recipe in EVERY for value in values(recipe.content))
 
 
 def test_a_korean_folder_is_quoted_for_omegaconf_and_for_nothing_else(tmp_path):

@@ -6,7 +6,7 @@ renders the whole as `docs/scaling.md`: `python -m workshop_lib.cluster_plan > d
 Notable choices
 - Everything is arithmetic on a `TransformerConfig`: the same shapes that week 5 trains.
 - Memory is what tensors take, an upper bound (gradients and logits are counted as if they met); a tenth of the device stays free.
-- Nothing here was run on a GPU. What stands beside the formulas: this course's own runs (`OWN`), and speeds that others published.
+- Nothing here was run on a GPU. What stands beside the formulas: this course's own runs (`OwnRun`), and speeds that others published.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@
 Notable choices
 - The global batch is the same whatever the layout: a process takes every ranks-th row of it. What differs between layouts is the order in
   which float32 numbers are added, and nothing else.
-- A checkpoint holds whole tensors and nothing of the layout: written by two processes under FSDP2 it goes on in one, and the other way.
+- A checkpoint holds nothing of the layout (`checkpoints`): written by two processes under FSDP2 it goes on in one, and the other way.
 - Blocks are FSDP2's units: while a block computes, its weights are whole; the others' are not.
 """
 
@@ -161,7 +161,7 @@ def by_matrix(stack: Tensor, like: Tensor, change: Callable[[Tensor], Tensor]) -
     shape = torch.Size((len(stack), *like.shape))
     layout = {"shape": shape, "stride": torch.empty(shape, device="meta").stride(), "run_check": False}
     parts = [Shard(axis.dim + 1) if axis.is_shard() else axis for axis in like.placements]
-    whole = [Shard(0) if axis.is_shard() else axis for axis in like.placements]
-    mine = DTensor.from_local(stack, like.device_mesh, parts, **layout).redistribute(placements=whole).to_local()
-    changed = DTensor.from_local(change(mine).contiguous(), like.device_mesh, whole, **layout)
+    entire = [Shard(0) if axis.is_shard() else axis for axis in like.placements]
+    mine = DTensor.from_local(stack, like.device_mesh, parts, **layout).redistribute(placements=entire).to_local()
+    changed = DTensor.from_local(change(mine).contiguous(), like.device_mesh, entire, **layout)
     return changed.redistribute(placements=parts).to_local()

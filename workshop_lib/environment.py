@@ -274,7 +274,7 @@ def _processor() -> str:
 
 
 _REINSTALL = "`make env`를 다시 실행한다"
-_BESIDE = "`make test-nvidia`가 따로 환경을 만들어 넣고 시험한다"
+_MAKE_NVIDIA = "`make test-nvidia`가 따로 환경을 만들어 넣고 시험한다"
 _NEMO = "GPU가 있는 기계에서 `docker run --gpus all -it -v .:/course -w /course nvcr.io/nvidia/nemo:25.11 bash`"
 _COMPOSE = "GPU가 있는 기계의 docker 폴더에서 `docker compose -f compose.yaml -f compose.gpu.yaml up {}`"
 
@@ -308,10 +308,10 @@ TOOLS = (
          _COMPOSE.format("tensorrt-llm")),
     Tool("CUDA GPU", "GPU", "gpu 프로필", _cuda, "GPU 없이도 tiny·small 프로필은 모두 돌아간다"),
     Tool("torchrun", "분산", "5·9주차 여러 프로세스의 학습", _torchrun, _REINSTALL),
-    Tool("NeMo Curator", "NVIDIA", "2주차 분산 정제", _nvidia("nemo-curator"), _BESIDE),
-    Tool("NeMo Run", "NVIDIA", "5주차 실행 관리", _nvidia("nemo-run"), _BESIDE),
-    Tool("NeMo AutoModel", "NVIDIA", "5·6·9주차 대규모 학습", _nvidia("nemo-automodel"), _BESIDE),
-    Tool("Megatron Core", "NVIDIA", "5주차 모델 병렬", _nvidia("megatron-core"), _BESIDE),
+    Tool("NeMo Curator", "NVIDIA", "2주차 분산 정제", _nvidia("nemo-curator"), _MAKE_NVIDIA),
+    Tool("NeMo Run", "NVIDIA", "5주차 실행 관리", _nvidia("nemo-run"), _MAKE_NVIDIA),
+    Tool("NeMo AutoModel", "NVIDIA", "5·6·9주차 대규모 학습", _nvidia("nemo-automodel"), _MAKE_NVIDIA),
+    Tool("Megatron Core", "NVIDIA", "5주차 모델 병렬", _nvidia("megatron-core"), _MAKE_NVIDIA),
     Tool("Megatron-Bridge", "NVIDIA", "5주차 모델 병렬, 체크포인트 변환", _nvidia("megatron-bridge"), _NEMO),
     Tool("NeMo RL", "NVIDIA", "9주차 대규모 정렬", _nemo_rl,
          "GPU가 있는 기계에서 `git clone --recursive https://github.com/NVIDIA-NeMo/RL /opt/nemo-rl`, 그곳에서 uv로 돌린다"),

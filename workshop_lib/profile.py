@@ -15,6 +15,7 @@ from workshop_lib import WorkshopError
 
 Settings = TypeVar("Settings")
 
+
 @dataclass(frozen=True)
 class CorpusSettings:
     """Week 2. Pages of the messy crawl, stories added to it, and the thresholds of the cleaning."""

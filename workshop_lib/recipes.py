@@ -341,14 +341,15 @@ def serving(profile: Profile) -> dict[str, dict]:
 # ---------------------------------------------------------------------------------------------- all of them
 
 
-def recipes(profile: Profile, places: Places, vocab_size: int | None = None, nemo_rl_at: str | None = None) -> list[Recipe]:
+def recipes(profile: Profile, places: Places, vocab_size: int | None = None) -> list[Recipe]:
     """Every recipe for a profile, in course order. vocab_size: of the tokenizer at hand; None: the profile's."""
     vocab_size = vocab_size or profile.tokenizer.vocab_size
-    base = nemo_rl_at or os.environ.get("WORKSHOP_NEMO_RL") or NEMO_RL
+    base = os.environ.get("WORKSHOP_NEMO_RL") or NEMO_RL
     muon = "이 프로필의 최적화기는 Muon이지만 여기서는 같은 학습률의 AdamW를 쓴다. 손실이 튀면 lr을 낮춘다."
     five = (muon,) * (profile.base_model.optimizer == "muon")
     nine = (muon,) * (profile.alignment.optimizer == "muon")
     rl, served = nemo_rl(profile, places, base), serving(profile)
+    exported = ("먼저 exporting.to_serving(바탕 모델, 산출물 폴더/serving)으로 내보낸다(docker/serve/README.md).",)
     launch = f"cd {base} && uv run examples/run_{{kind}}.py --config $WORKSHOP_RECIPES/nemo_rl/{{kind}}.yaml"
     return [
         Recipe("automodel/pretrain.yaml", 5, "NeMo AutoModel", "사전학습 (FSDP2)", "automodel automodel/pretrain.yaml",
@@ -360,10 +361,9 @@ def recipes(profile: Profile, places: Places, vocab_size: int | None = None, nem
         Recipe("automodel/classify_lora.yaml", 6, "NeMo AutoModel", "감성 분류기의 LoRA", "automodel automodel/classify_lora.yaml",
                classify_lora(profile, places), ("base_model",)),
         Recipe("serve/vllm.yaml", 8, "vLLM", "OpenAI 형식 서버", "vllm serve $WORKSHOP_HOME/serving --config serve/vllm.yaml",
-               served["vllm"], (), ("먼저 exporting.to_serving(바탕 모델, 산출물 폴더/serving)으로 내보낸다(docker/serve/README.md).",)),
+               served["vllm"], (), exported),
         Recipe("serve/tensorrt_llm.yaml", 8, "TensorRT-LLM", "OpenAI 형식 서버",
-               "trtllm-serve $WORKSHOP_HOME/serving --config serve/tensorrt_llm.yaml", served["tensorrt_llm"], (),
-               ("먼저 exporting.to_serving(바탕 모델, 산출물 폴더/serving)으로 내보낸다(docker/serve/README.md).",)),
+               "trtllm-serve $WORKSHOP_HOME/serving --config serve/tensorrt_llm.yaml", served["tensorrt_llm"], (), exported),
         Recipe("automodel/chat_lora.yaml", 9, "NeMo AutoModel", "대화 SFT의 LoRA", "automodel automodel/chat_lora.yaml",
                chat_lora(profile, places), ("base_model",), ("9주차의 SFT는 전체 미세조정이다. peft 칸을 지우면 그렇게 된다.",)),
         Recipe("nemo_rl/sft.yaml", 9, "NeMo RL", "SFT", launch.format(kind="sft"), rl["sft"], ("base_model",), nine),
